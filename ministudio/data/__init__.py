@@ -1,0 +1,1 @@
+"""What a batch is: cameras, rays and lights."""

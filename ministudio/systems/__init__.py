@@ -1,0 +1,1 @@
+"""How the parts train together: what is rendered, guided and lost."""

@@ -1,0 +1,1 @@
+"""What every module of ministudio stands on; threestudio's names at threestudio's places."""
