@@ -1,0 +1,65 @@
+"""Judging images by retrieval: does a CLIP that took no part in making them find their caption?
+
+Works with the embedded judge (`models/toybox/judge`) and with any CLIP folder in transformers'
+format, such as ViT-B/16.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class JudgeError(ValueError):
+    """The judge's folder can't be used; the message says why and what to do."""
+
+    is_user_error = True
+
+
+class Judge:
+    """A frozen CLIP with its own tokenizer and pixel normalisation."""
+
+    def __init__(self, folder: str | Path, device: str | torch.device = "cpu") -> None:
+        from transformers import CLIPModel, CLIPTokenizer
+
+        folder, self.device = Path(folder), torch.device(device)
+        if not (folder / "config.json").is_file():
+            raise JudgeError(f"no CLIP model in {folder}: run tools/build_toybox.py or name another folder")
+        self.model = CLIPModel.from_pretrained(folder).to(self.device).eval().requires_grad_(False)
+        self.tokenizer = CLIPTokenizer.from_pretrained(folder)
+        pixels = json.loads((folder / "preprocessor_config.json").read_text())
+        self.size = self.model.config.vision_config.image_size
+        self.mean, self.std = (torch.tensor(pixels[k], device=self.device).view(1, 3, 1, 1)
+                               for k in ("image_mean", "image_std"))
+
+    @torch.inference_mode()
+    def image_features(self, images: Tensor) -> Tensor:
+        """Unit feature vectors (B, D) of sRGB images (B, 3, H, W) in [0, 1]."""
+        images = F.interpolate(images.to(self.device), (self.size, self.size), mode="bilinear",
+                               antialias=True, align_corners=False)
+        pooled = self.model.vision_model(pixel_values=(images - self.mean) / self.std).pooler_output
+        return F.normalize(self.model.visual_projection(pooled), dim=-1)
+
+    @torch.inference_mode()
+    def text_features(self, captions: Sequence[str]) -> Tensor:
+        """Unit feature vectors (N, D) of captions."""
+        tokens = self.tokenizer(list(captions), padding=True, truncation=True, return_tensors="pt")
+        pooled = self.model.text_model(**tokens.to(self.device)).pooler_output
+        return F.normalize(self.model.text_projection(pooled), dim=-1)
+
+    def scores(self, images: Tensor, captions: Sequence[str]) -> Tensor:
+        """Cosine similarities (B, N) of images (B, 3, H, W) in [0, 1] and captions."""
+        return self.image_features(images) @ self.text_features(captions).T
+
+    def r_precision(self, images: Tensor, truth: Sequence[str], pool: Sequence[str]) -> Tensor:
+        """Whether each image retrieves its own caption first from the pool: (B,) float 0 or 1.
+
+        images: (B, 3, H, W) in [0, 1]; truth: B captions, each of them in the pool.
+        """
+        best = self.scores(images, pool).argmax(1).tolist()
+        return torch.tensor([float(pool[i] == caption) for i, caption in zip(best, truth)])

@@ -1,0 +1,166 @@
+"""The embedded diffusion model: a 64 x 64 pixel-space U-Net that reads the tiny CLIP's text states.
+
+v-prediction (Salimans and Ho 2022) on the squared-cosine schedule, captions dropped one time in
+ten for classifier-free guidance. Training starts at 32 x 32 pixels, where an image costs a quarter
+and the words are learnt, and goes on at 64 x 64.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from toybox import dataset
+from toybox.captions import HELD_OUT, THINGS
+
+SAMPLE_SIZE = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class DenoiserRecipe:
+    """Architecture and training of the U-Net."""
+
+    channels: tuple[int, ...] = (32, 64, 128, 256)
+    layers_per_block: int = 1
+    seed: int = 2
+    images: int = 300_000  # in all
+    small_images: int = 60_000  # of these, the first so many at half the resolution
+    batch_size: int = 32  # twice that at half the resolution
+    learning_rate: float = 4e-4
+    caption_dropout: float = 0.1
+    ema_decay: float = 0.999
+
+
+def build_unet(recipe: DenoiserRecipe, text_width: int) -> UNet2DConditionModel:
+    """A fresh U-Net, attention at the two coarsest levels, initialised from the recipe's seed."""
+    torch.manual_seed(recipe.seed)
+    plain, cross = "DownBlock2D", "CrossAttnDownBlock2D"
+    return UNet2DConditionModel(
+        sample_size=SAMPLE_SIZE, in_channels=3, out_channels=3, norm_num_groups=16,
+        block_out_channels=recipe.channels, layers_per_block=recipe.layers_per_block,
+        down_block_types=(plain, plain, cross, cross),
+        up_block_types=tuple(b.replace("Down", "Up") for b in (cross, cross, plain, plain)),
+        cross_attention_dim=text_width, attention_head_dim=8)
+
+
+def build_scheduler() -> DDPMScheduler:
+    """The noise schedule of the embedded model."""
+    return DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2",
+                         prediction_type="v_prediction", clip_sample=True)
+
+
+@torch.no_grad()
+def encode_text(captions: list[str], tokenizer: CLIPTokenizer, encoder: CLIPTextModel) -> Tensor:
+    """Last hidden states (B, tokens, width) of the captions, padded as a prompt processor pads."""
+    ids = tokenizer(captions, padding="max_length", truncation=True,
+                    max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
+    return encoder(ids)[0]
+
+
+@torch.no_grad()
+def sample_images(unet: UNet2DConditionModel, text: Tensor, uncond: Tensor, seed: int,
+                  steps: int = 50, guidance: float = 3.0) -> Tensor:
+    """DDIM samples (B, 3, 64, 64) in [0, 1].
+
+    text, uncond: (B, tokens, width). guidance: the customary scale s, i.e. method.md's omega + 1.
+    """
+    scheduler = DDIMScheduler.from_config(build_scheduler().config, timestep_spacing="trailing")
+    scheduler.set_timesteps(steps)
+    size = unet.config.sample_size
+    x = torch.randn(len(text), 3, size, size, generator=torch.Generator().manual_seed(seed))
+    both = torch.cat([text, uncond])
+    for t in scheduler.timesteps:
+        with torch.autocast("cpu", torch.bfloat16):
+            v = unet(torch.cat([x, x]), t, both).sample.float()
+        v_c, v_u = v.chunk(2)
+        x = scheduler.step(v_u + guidance * (v_c - v_u), t, x).prev_sample
+    return (x / 2 + 0.5).clamp(0, 1)
+
+
+class DenoiserTrainee:
+    """Denoising training of the U-Net and its moving average (see `training.loop.Trainee`)."""
+
+    def __init__(self, recipe: DenoiserRecipe, tokenizer: CLIPTokenizer, encoder: CLIPTextModel) -> None:
+        self.recipe, self.tokenizer, self.encoder = recipe, tokenizer, encoder.eval().requires_grad_(False)
+        self.unet = build_unet(recipe, encoder.config.hidden_size)
+        self.ema = copy.deepcopy(self.unet).requires_grad_(False)
+        self.scheduler = build_scheduler()
+        self.optimizer = torch.optim.AdamW(self.unet.parameters(), recipe.learning_rate,
+                                           weight_decay=0.01, betas=(0.9, 0.98))
+        self.images_seen = self.step_index = 0
+
+    def _batch(self) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, S, S) in [-1, 1] and text states, some of them of the empty caption."""
+        r = self.recipe
+        small = self.images_seen < r.small_images
+        batch = dataset.batch(r.seed, self.step_index, r.batch_size * (2 if small else 1),
+                              SAMPLE_SIZE // 2 if small else SAMPLE_SIZE)
+        drop = np.random.default_rng([r.seed, self.step_index, 1]).random(len(batch.captions))
+        captions = ["" if d < r.caption_dropout else c for d, c in zip(drop, batch.captions)]
+        images = torch.from_numpy(batch.images).permute(0, 3, 1, 2) * 2 - 1
+        return images, encode_text(captions, self.tokenizer, self.encoder)
+
+    def _loss(self, x: Tensor, text: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(self.recipe.seed + 7919 * self.step_index)
+        steps = self.scheduler.config.num_train_timesteps
+        t = torch.randint(0, steps, (len(x),), generator=generator)
+        noise = torch.randn(x.shape, generator=generator)
+        z = self.scheduler.add_noise(x, noise, t)
+        with torch.autocast("cpu", torch.bfloat16):
+            v = self.unet(z, t, text).sample
+        return (v.float() - self.scheduler.get_velocity(x, noise, t)).square().mean()
+
+    def step(self) -> float:
+        images, text = self._batch()
+        warm_up = min(1.0, (self.step_index + 1) / 200)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.learning_rate * warm_up
+        loss = self._loss(images, text)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
+        self.optimizer.step()
+        self.images_seen += len(images)
+        self.step_index += 1
+        self._average()
+        return loss.item()
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Moving average of the weights, short while young."""
+        decay = min(self.recipe.ema_decay, (1 + self.step_index) / (10 + self.step_index))
+        torch._foreach_lerp_(list(self.ema.parameters()), list(self.unet.parameters()), 1 - decay)
+
+    def state_dict(self) -> dict:
+        return {"unet": self.unet.state_dict(), "ema": self.ema.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "images_seen": self.images_seen, "step_index": self.step_index}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.unet.load_state_dict(state["unet"])
+        self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.images_seen, self.step_index = state["images_seen"], state["step_index"]
+
+    def sample(self, path: Path) -> None:
+        """A sheet of samples: a row of training combinations, a row of held-out ones."""
+        things = [*THINGS[1::61][:8], *HELD_OUT[::6][:8]]
+        text = encode_text([t.caption for t in things], self.tokenizer, self.encoder)
+        uncond = encode_text([""] * len(things), self.tokenizer, self.encoder)
+        images = sample_images(self.ema, text, uncond, seed=0, steps=25)
+        write_sheet(images, path, columns=8)
+
+
+def write_sheet(images: Tensor, path: Path, columns: int) -> None:
+    """Write images (B, 3, H, W) in [0, 1] as one PNG, `columns` to a row."""
+    b, _, h, w = images.shape
+    rows = images.reshape(b // columns, columns, 3, h, w).permute(0, 3, 1, 4, 2)
+    iio.imwrite(path, (rows.reshape(b // columns * h, columns * w, 3) * 255).round().byte().numpy())

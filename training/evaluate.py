@@ -1,0 +1,82 @@
+"""How good the embedded models are: retrieval on true renders, and on the model's own samples."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Sequence
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from imaging.judge import Judge
+from toybox import cameras, render
+from toybox.captions import HELD_OUT, THINGS, TRAINING, Thing
+
+from .denoiser import encode_text, sample_images
+
+POOL = [thing.caption for thing in THINGS]  # all captions that differ in shape, colour or pattern
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """A share of successes with its 95% Wilson interval."""
+
+    hits: float
+    n: int
+
+    @property
+    def value(self) -> float:
+        return self.hits / self.n
+
+    def __str__(self) -> str:
+        z, p, n = 1.96, self.value, self.n
+        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+        return f"{p:.3f} [{max(centre - half, 0):.3f}, {min(centre + half, 1):.3f}] (n = {n})"
+
+
+def true_renders(thing: Thing, views: int = 8, size: int = 64) -> Tensor:
+    """Ground-truth turntable (views, 3, size, size) in [0, 1] on grey, lit from the camera."""
+    scenes = render.studio(*thing, cameras.turntable(views), background=(0.5, 0.5, 0.5), ambient=0.3)
+    return torch.from_numpy(render.render(scenes, size)[0]).permute(0, 3, 1, 2)
+
+
+def judge_on_truth(judge: Judge, things: Sequence[Thing], views: int = 8) -> Rate:
+    """Share of single ground-truth views that retrieve their caption among all 480."""
+    images = torch.cat([true_renders(t, views) for t in things])
+    hits = judge.r_precision(images, [t.caption for t in things for _ in range(views)], POOL)
+    return Rate(hits.sum().item(), len(hits))
+
+
+def judge_on_samples(judge: Judge, unet: UNet2DConditionModel, encoder: CLIPTextModel,
+                     tokenizer: CLIPTokenizer, things: Sequence[Thing], seed: int,
+                     batch_size: int = 16) -> tuple[Rate, Tensor]:
+    """R-precision of one DDIM sample (50 steps, guidance 3) per thing, and the samples."""
+    images = []
+    for start in range(0, len(things), batch_size):
+        text = encode_text([t.caption for t in things[start:start + batch_size]], tokenizer, encoder)
+        uncond = encode_text([""] * len(text), tokenizer, encoder)
+        images.append(sample_images(unet, text, uncond, seed + start))
+    images = torch.cat(images)
+    hits = judge.r_precision(images, [t.caption for t in things], POOL)
+    return Rate(hits.sum().item(), len(hits)), images
+
+
+def report(models: Path, samples: int = 100, seed: int = 0) -> dict[str, Rate]:
+    """All figures of the models in `models` (see models/toybox/README.md)."""
+    judge = Judge(models / "judge")
+    unet = UNet2DConditionModel.from_pretrained(models / "unet", torch_dtype=torch.float32).eval()
+    encoder = CLIPTextModel.from_pretrained(models / "text_encoder").eval()
+    tokenizer = CLIPTokenizer.from_pretrained(models / "tokenizer")
+    spread = TRAINING[:: max(1, len(TRAINING) // samples)][:samples]
+    held_out = (HELD_OUT * (samples // len(HELD_OUT) + 1))[:samples]
+    sampled = lambda things, s: judge_on_samples(judge, unet, encoder, tokenizer, things, s)[0]
+    return {
+        "judge, true renders, training combinations": judge_on_truth(judge, TRAINING),
+        "judge, true renders, held-out combinations": judge_on_truth(judge, HELD_OUT),
+        "diffusion samples, training combinations": sampled(spread, seed),
+        "diffusion samples, held-out combinations": sampled(held_out, seed + 10_000),
+    }

@@ -1,0 +1,48 @@
+"""Writing the embedded models as folders that diffusers and transformers read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from transformers import CLIPModel, CLIPTokenizer
+
+from toybox import captions
+
+from .clip import IMAGE_SIZE
+from .denoiser import build_scheduler
+
+_INDEX = {
+    "_class_name": "DiffusionPipeline",
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "scheduler": ["diffusers", "DDPMScheduler"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+}
+
+
+def write_clip(model: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """A CLIP with its tokenizer and pixel normalisation, self-contained."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps({
+        "image_processor_type": "CLIPImageProcessor", "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
+        "size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE}, "do_center_crop": False}, indent=2))
+
+
+def write_text_encoder(clip: CLIPModel, tokenizer: CLIPTokenizer, models: Path) -> None:
+    """The text half of the pipeline folder, with the list of words that it has learnt."""
+    clip.text_model.save_pretrained(models / "text_encoder")
+    tokenizer.save_pretrained(models / "tokenizer")
+    (models / "vocabulary.txt").write_text("\n".join(captions.vocabulary()) + "\n")
+
+
+def write_unet(unet: UNet2DConditionModel, models: Path) -> None:
+    """The U-Net (half precision on disk), its schedule, and the index that makes it a pipeline."""
+    half = UNet2DConditionModel.from_config(unet.config)
+    half.load_state_dict(unet.state_dict())
+    half.to(torch.float16).save_pretrained(models / "unet")
+    build_scheduler().save_pretrained(models / "scheduler")
+    (models / "model_index.json").write_text(json.dumps(_INDEX, indent=2) + "\n")
