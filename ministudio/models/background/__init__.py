@@ -1,0 +1,1 @@
+"""The colour of a ray that hits nothing."""

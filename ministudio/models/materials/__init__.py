@@ -1,0 +1,1 @@
+"""From features at a point to a colour."""

@@ -1,0 +1,1 @@
+"""From a prompt to text embeddings that follow the camera."""
