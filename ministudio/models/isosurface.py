@@ -1,0 +1,128 @@
+"""From a scalar field to a closed triangle mesh: marching cubes in a box, then a clean-up."""
+
+from __future__ import annotations
+
+from typing import Callable, Union
+
+import numpy as np
+import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from skimage.measure import marching_cubes
+from torch import Tensor
+
+from ministudio.models.mesh import Mesh
+from ministudio.utils.errors import UserError
+
+Field = Callable[[Tensor], Tensor]  # points (N, 3) -> values (N, 1) or (N,)
+_CHUNK = 2**18  # points a call: small enough for any machine, large enough for full speed
+
+
+@torch.no_grad()
+def extract_mesh(
+    field: Field,
+    bbox: Tensor,  # (2, 3) lower and upper corner, world units
+    resolution: int,
+    threshold: Union[float, str],
+    chunk: int = 0,
+    coarse_to_fine: bool = True,
+    outlier_faces: Union[int, float] = 0.01,
+) -> Mesh:
+    """The surface of the set {p in bbox: field(p) > threshold}, closed where the set meets the box.
+
+    Args:
+        resolution: samples along each axis, at least 4.
+        threshold: a value, or "auto" for the mean of all values above 1e-5.
+        chunk: points in one call of field, 0 for a default.
+        coarse_to_fine: find the tight box at half the resolution first, then spend all samples in it.
+        outlier_faces: parts with fewer faces are dropped; an int counts faces, a float is a share of
+            the largest part; 0 keeps all. Walls of closed cavities, which nobody can see, go with them.
+
+    Returns:
+        A watertight mesh, outward oriented, on the device of bbox.
+
+    Raises:
+        UserError: the field is empty, solid or not finite.
+    """
+    chunk = chunk if chunk > 0 else _CHUNK
+    if coarse_to_fine:
+        coarse = max(resolution // 2, 4)
+        values = _sample(field, bbox, coarse, chunk)
+        bbox = _tight_box(values > _level(values, threshold), bbox)
+    values = _sample(field, bbox, resolution, chunk)
+    vertices, faces = _marching_cubes(values, _level(values, threshold), bbox.cpu().numpy())
+    if outlier_faces > 0:
+        vertices, faces = _without_outliers(vertices, faces, outlier_faces)
+    return Mesh(torch.from_numpy(vertices).to(bbox.device), torch.from_numpy(faces).to(bbox.device))
+
+
+def _sample(field: Field, bbox: Tensor, resolution: int, chunk: int) -> np.ndarray:
+    """Values at the nodes of a regular grid over the box, (R, R, R) float32, all finite."""
+    axes = [torch.linspace(float(low), float(high), resolution, device=bbox.device) for low, high in bbox.T]
+    values = torch.empty(resolution**3)
+    for start in range(0, resolution**3, chunk):
+        index = torch.arange(start, min(start + chunk, resolution**3), device=bbox.device)
+        x, y, z = index // resolution**2, index // resolution % resolution, index % resolution
+        points = torch.stack([axes[0][x], axes[1][y], axes[2][z]], dim=-1)
+        values[start : start + len(index)] = field(points).reshape(-1).float().cpu()
+    bad = int((~values.isfinite()).sum())
+    if bad:
+        raise UserError(
+            f"no mesh: the field is NaN or infinite at {bad} of {len(values)} points; "
+            "the training diverged, export an earlier checkpoint"
+        )
+    return values.view(resolution, resolution, resolution).numpy()
+
+
+def _level(values: np.ndarray, threshold: Union[float, str]) -> float:
+    """The threshold as a number that values lie on both sides of, or an error that says which way."""
+    if threshold == "auto":
+        above = values[values > 1e-5]
+        threshold = float(above.mean()) if above.size else 1e-5
+    low, high = float(values.min()), float(values.max())
+    advice = "set system.geometry.isosurface_threshold between them, or train longer"
+    if high <= threshold:
+        raise UserError(f"no mesh: the field is empty, {low:.4g} to {high:.4g} but threshold {threshold:.4g}; {advice}")
+    if low > threshold:
+        raise UserError(f"no mesh: the field is solid, {low:.4g} to {high:.4g} but threshold {threshold:.4g}; {advice}")
+    return float(threshold)
+
+
+def _tight_box(inside: np.ndarray, bbox: Tensor) -> Tensor:
+    """The box around the inside nodes, 10% or at least one cell larger on each side, (2, 3)."""
+    nodes = np.argwhere(inside)
+    low, high = nodes.min(0), nodes.max(0)
+    margin = np.maximum(0.1 * (high - low), 1.0)
+    ends = np.stack([low - margin, high + margin]) / (inside.shape[0] - 1)
+    unit = torch.from_numpy(ends.clip(0.0, 1.0)).to(bbox)
+    return bbox[0] + unit * (bbox[1] - bbox[0])
+
+
+def _marching_cubes(values: np.ndarray, level: float, bbox: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices (Nv, 3) float32 and faces (Nf, 3) int64 of the closed surface.
+
+    One layer of outside nodes around the grid closes the surface; the vertices that it adds are
+    moved back onto the box.
+    """
+    padded = np.pad(values, 1, constant_values=2 * level - values.max())
+    vertices, faces, _, _ = marching_cubes(padded, level, allow_degenerate=False)
+    unit = ((vertices - 1) / (np.array(values.shape) - 1)).clip(0.0, 1.0)
+    vertices = bbox[0] + unit * (bbox[1] - bbox[0])
+    outward = faces[:, ::-1]  # skimage turns them clockwise for an inside above the level
+    return vertices.astype(np.float32), outward.astype(np.int64)
+
+
+def _without_outliers(
+    vertices: np.ndarray, faces: np.ndarray, min_faces: Union[int, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Drop small parts, and parts that are turned inside out because they bound a cavity."""
+    count = len(vertices)
+    edges = coo_matrix((np.ones(2 * len(faces), bool), (faces[:, [0, 1]].ravel(), faces[:, [1, 2]].ravel())), (count, count))
+    part = connected_components(edges, directed=False)[1][faces[:, 0]]
+    a, b, c = vertices[faces].astype(np.float64).transpose(1, 0, 2)
+    volume = np.bincount(part, np.einsum("ni,ni->n", a, np.cross(b, c)))
+    size = np.where(volume > 0, np.bincount(part, minlength=len(volume)), 0)
+    smallest = min_faces if isinstance(min_faces, int) else min_faces * size.max()
+    kept = faces[(size >= min(max(smallest, 1), size.max()))[part]]
+    used, compact = np.unique(kept, return_inverse=True)
+    return vertices[used], compact.reshape(-1, 3)
