@@ -1,0 +1,38 @@
+"""Pictures of one step of distillation, so that a person can see what each part of the gradient asks for."""
+from typing import Any, Dict
+
+import torch
+from torch import Tensor
+
+from .distillation import Result
+from .diffusion import DiffusionModel
+
+
+@torch.no_grad()
+def pictures(model: DiffusionModel, result: Result, max_items: int = 4) -> Dict[str, Any]:
+    """Images (b, H, W, 3) in [0, 1] under the keys that threestudio's systems draw, with texts.
+
+    imgs_noisy: z_t. imgs_1step: x̂_c. imgs_1orig: b_k(x, t) where there is an LMC term, else x̂_u.
+    imgs_final: where the projection asks x to go: x - LMC, or x - proj. max_items ≤ 0 shows all.
+    """
+    step, p = result.step, result.predictions
+    shown = len(step.x) if max_items <= 0 else min(max_items, len(step.x))
+    lmc = result.terms.get("lmc")
+    x_hat = p["lmc" if "lmc" in p else "c"].x_hat
+    columns = {
+        "imgs_noisy": step.z if lmc is None else step.z_lmc,
+        "imgs_1step": x_hat,
+        "imgs_1orig": p["u"].x_hat if lmc is None else x_hat + lmc,
+        "imgs_final": step.x - (result.terms["proj"] if lmc is None else lmc),
+    }
+    levels = (step.t[:shown].float() / model.num_timesteps).tolist()
+    return {
+        "bs": shown,
+        "noise_levels": levels,
+        "texts": [f"t = {level:.2f}" for level in levels],
+        **{name: _images(model, x[:shown]) for name, x in columns.items()},
+    }
+
+
+def _images(model: DiffusionModel, x: Tensor) -> Tensor:
+    return model.decode(x).permute(0, 2, 3, 1)

@@ -1,0 +1,241 @@
+"""threestudio's guidance contract on top of the core: configuration, schedules and rgb in, loss and scalars out.
+
+`guidance_scale` is ω in ε^ω = ε_c + ω (ε_c - ε_u), as in threestudio; a scale s of ε_u + s (ε_c - ε_u) is ω + 1.
+Values typed `Any` may be schedules, lists [s0, v0, v1, s1], wherever the host's C() takes them.
+"""
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, Optional, Tuple, Union
+
+import torch
+from torch import Tensor
+
+from .checkpoint import FILE_NAME, load_corrective
+from .diffusion import DiffusionModel, resize
+from .distillation import LMCSDS, SDS, Distillation, TextPair, diagnostics, reparametrised_loss
+from .errors import UserError
+from .evaluation import pictures
+from .host import C, BaseObject, get_rank, info, register, warn
+from .host import name as host_name
+from .noise import NoiseSource, default_seed
+
+IGNORED = ("use_img_loss", "use_sjc", "token_merging", "enable_memory_efficient_attention")
+
+
+@dataclass
+class GuidanceConfig:
+    """What every guidance of the family takes; names, defaults and meanings of threestudio's own where it has them."""
+
+    pretrained_model_name_or_path: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # folder or hub id
+    guidance_scale: Any = 100.0  # ω
+    weighting_strategy: str = "sds"  # w(t): sds σ² | uniform 1 | fantasia3d α σ²
+    grad_clip: Any = None  # bound of every element of the gradient
+    min_step_percent: Any = 0.02  # of the model's timesteps
+    max_step_percent: Any = 0.98
+    sqrt_anneal: bool = False  # one t for all: from max down to min with the square root of the step
+    trainer_max_steps: int = 25000  # end of that annealing, steps
+    view_dependent_prompting: bool = True
+    max_items_eval: int = 4  # pictures of guidance_eval; ≤ 0 for the whole batch
+    noise_seed: Optional[int] = None  # default: the run's seed
+    fixed_noise: str = "none"  # none | lmc (ε fixed in the LMC term only) | all
+    noise_mix: float = 0.0  # share of fresh noise in a fixed ε, 0 to 1
+    half_precision_weights: bool = True  # float16 on CUDA; a CPU is faster in float32 and uses that
+    enable_channels_last_format: bool = False
+    enable_attention_slicing: bool = False
+    enable_sequential_cpu_offload: bool = False
+    # threestudio's options that this guidance has no use for: accepted, with a warning where they are set
+    enable_memory_efficient_attention: bool = False
+    use_img_loss: bool = False
+    use_sjc: bool = False
+    var_red: bool = True
+    token_merging: bool = False
+    token_merging_params: Dict[str, Any] = field(default_factory=dict)
+
+
+class Guidance(BaseObject):
+    """Base of the family; a method overrides `build_distillation`, and its Config where it has options."""
+
+    @dataclass
+    class Config(GuidanceConfig):
+        pass
+
+    def configure(self) -> None:
+        self.model = self._load_model()
+        self.distillation = self.build_distillation()
+        rank = get_rank()
+        seed = default_seed(rank) if self.cfg.noise_seed is None else self.cfg.noise_seed
+        self.noise = NoiseSource(seed, self.cfg.fixed_noise, self.cfg.noise_mix, stream=rank)
+        self._step, self._calls = -1, 0
+        self.update_step(0, 0)
+        for option in IGNORED:
+            if getattr(self.cfg, option):
+                warn(f"guidance option {option} has no effect here")
+
+    def build_distillation(self) -> Distillation:
+        """The method's gradient."""
+        raise NotImplementedError
+
+    def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
+        """Set ω, the range of t and the clipping for this step; idempotent."""
+        self.omega = float(C(self.cfg.guidance_scale, epoch, global_step))
+        clip = self.cfg.grad_clip
+        self.grad_clip_val = None if clip is None else float(C(clip, epoch, global_step))
+        self.set_min_max_steps(*self._step_range(epoch, global_step))
+        if global_step != self._step:
+            self._step, self._calls = global_step, 0
+
+    def set_min_max_steps(self, min_step_percent: float = 0.02, max_step_percent: float = 0.98) -> None:
+        """Range of t, both ends included, as shares of the model's timesteps."""
+        if not 0 <= min_step_percent <= max_step_percent <= 1:
+            raise UserError(
+                f"guidance: min_step_percent {min_step_percent} and max_step_percent {max_step_percent}; "
+                "0 ≤ min ≤ max ≤ 1 is needed"
+            )
+        last = self.model.num_timesteps - 1
+        self.min_step = min(int(self.model.num_timesteps * min_step_percent), last)
+        self.max_step = min(int(self.model.num_timesteps * max_step_percent), last)
+
+    def __call__(
+        self,
+        rgb: Tensor,
+        prompt_utils: Any,
+        elevation: Tensor,
+        azimuth: Tensor,
+        camera_distances: Tensor,
+        rgb_as_latents: bool = False,
+        guidance_eval: bool = False,
+        **kwargs: Any,
+    ) -> Dict[str, Any]:
+        """Loss and scalars for rendered images.
+
+        rgb: (B, H, W, 3) in [0, 1], or (B, H, W, C) latents with `rgb_as_latents`; any size. elevation, azimuth:
+        (B,) degrees. Returns loss_sds (0-d, to be weighted by lambda_sds), grad_norm, min_step, max_step, norms
+        and cosine of the terms, and `eval` on request.
+        """
+        x = self._to_x(rgb, rgb_as_latents)
+        text = self._embed(prompt_utils, elevation, azimuth, camera_distances)
+        draw = dict(step=self._step, device=x.device, call=self._calls)
+        self._calls += 1
+        t = self.noise.timesteps(self.min_step, self.max_step, len(x), **draw)
+        result = self.distillation(x, text, t, self.noise.draw(x.shape, **draw), self.omega)
+        gradient = result.gradient
+        if self.grad_clip_val is not None:
+            gradient = gradient.clamp(-self.grad_clip_val, self.grad_clip_val)
+        output = {
+            "loss_sds": reparametrised_loss(x, gradient),
+            "grad_norm": gradient.norm(),
+            "min_step": self.min_step,
+            "max_step": self.max_step,
+            **diagnostics(result),
+        }
+        if guidance_eval:
+            output["eval"] = pictures(self.model, result, self.cfg.max_items_eval)
+        return output
+
+    def decode_latents(self, latents: Tensor, latent_height: int = 0, latent_width: int = 0) -> Tensor:
+        """Latents (B, C, H, W) → images (B, 3, 8H, 8W) in [0, 1]; resized to the given latent size first."""
+        if latent_height and latent_width:
+            size = (latent_height, latent_width)
+            latents = torch.nn.functional.interpolate(latents.float(), size, mode="bilinear", align_corners=False)
+        return self.model.decode(latents)
+
+    def _load_model(self) -> DiffusionModel:
+        cfg, on_cpu = self.cfg, torch.device(self.device).type == "cpu"
+        if on_cpu and cfg.half_precision_weights:
+            info("guidance: float32 on the CPU, where half precision is no gain")
+        dtype = torch.float16 if cfg.half_precision_weights and not on_cpu else torch.float32
+        model = DiffusionModel.load(
+            cfg.pretrained_model_name_or_path, self.device, dtype, cfg.enable_channels_last_format
+        )
+        model.save_memory(cfg.enable_attention_slicing, cfg.enable_sequential_cpu_offload)
+        info(
+            f"guidance: {model.space} model '{model.name}', {model.channels}×{model.resolution}×{model.resolution}, "
+            f"{model.schedule.prediction_type}"
+        )
+        return model
+
+    def _step_range(self, epoch: int, global_step: int) -> Tuple[float, float]:
+        low, high = self.cfg.min_step_percent, self.cfg.max_step_percent
+        if not self.cfg.sqrt_anneal:
+            return C(low, epoch, global_step), C(high, epoch, global_step)
+        high = high if isinstance(high, (int, float)) else high[1]
+        progress = min(global_step / self.cfg.trainer_max_steps, 1.0)
+        now = high - (high - C(low, epoch, global_step)) * progress**0.5
+        return now, now
+
+    def _to_x(self, rgb: Tensor, rgb_as_latents: bool) -> Tensor:
+        images = rgb.permute(0, 3, 1, 2)
+        if not rgb_as_latents:
+            return self.model.encode(images)
+        if self.model.space == "pixel":
+            raise UserError(f"rgb_as_latents: model '{self.model.name}' has no latents, it works on pixels")
+        return resize(images.float(), self.model.resolution)
+
+    def _embed(self, prompt_utils: Any, elevation: Tensor, azimuth: Tensor, camera_distances: Tensor) -> TextPair:
+        if getattr(prompt_utils, "use_perp_neg", False):
+            raise UserError("Perp-Neg is not supported by this guidance yet; set system.prompt_processor.use_perp_neg=false")
+        both = prompt_utils.get_text_embeddings(
+            elevation, azimuth, camera_distances, self.cfg.view_dependent_prompting
+        )
+        return TextPair(*both.to(self.model.device).chunk(2))
+
+
+@register("sds-guidance")
+class SDSGuidance(Guidance):
+    """Score distillation sampling, w(t) (ω (ε_c - ε_u) + ε_c - ε), for pixel and latent models alike."""
+
+    def build_distillation(self) -> Distillation:
+        if self.cfg.fixed_noise == "lmc":
+            raise UserError("fixed_noise: lmc is for lmc-guidance; this guidance has no LMC term, use none or all")
+        return SDS(self.model, self.cfg.weighting_strategy)
+
+
+@register("lmc-guidance")
+class LMCGuidance(Guidance):
+    """LMC-SDS, ω · cond + (b_k(x, t) - x̂_c): sharp and natural at a tenth of the usual ω and below."""
+
+    @dataclass
+    class Config(GuidanceConfig):
+        guidance_scale: Any = 10.0  # ω
+        corrective: Optional[str] = None  # file, folder or hub id; default: corrective.safetensors of the model's folder
+        rescale: bool = False  # scale the gradient by 1/max(ω, 1)
+        clip_x_hat: bool = True  # clip x̂_c to [-1, 1]; pixel models only
+
+    def build_distillation(self) -> Distillation:
+        checkpoint = load_corrective(self._corrective_path(), self.model)
+        spec = checkpoint.corrective.spec
+        for warning in checkpoint.warnings:
+            warn(warning)
+        if self.model.space == "pixel" and spec.clip_x_hat != self.cfg.clip_x_hat:
+            warn(f"guidance.clip_x_hat is {self.cfg.clip_x_hat}, the corrective was made with {spec.clip_x_hat}")
+        info(f"guidance: {spec.kind} corrective made for '{checkpoint.model['name']}', normalisation {spec.normalisation}")
+        return LMCSDS(
+            self.model, checkpoint.corrective, self.cfg.weighting_strategy, self.cfg.rescale, self.cfg.clip_x_hat
+        )
+
+    def _corrective_path(self) -> Union[str, Path]:
+        if self.cfg.corrective is not None:
+            return self.cfg.corrective
+        beside = self.model.folder / FILE_NAME
+        if not beside.is_file():
+            raise UserError(
+                f"lmc-guidance needs a corrective: '{self.model.name}' has no {FILE_NAME}; set system.guidance.corrective"
+            )
+        return beside
+
+
+if host_name == "ministudio":  # threestudio's own names, so that its YAML files run there
+
+    @register("stable-diffusion-guidance")
+    class StableDiffusionGuidance(SDSGuidance):
+        """Vanilla SDS under threestudio's name and defaults."""
+
+    @register("deep-floyd-guidance")
+    class DeepFloydGuidance(SDSGuidance):
+        """Vanilla SDS on a pixel model under threestudio's name and defaults."""
+
+        @dataclass
+        class Config(GuidanceConfig):
+            pretrained_model_name_or_path: str = "DeepFloyd/IF-I-XL-v1.0"
+            guidance_scale: Any = 20.0
+            enable_channels_last_format: bool = True
