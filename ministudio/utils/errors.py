@@ -26,3 +26,11 @@ def did_you_mean(name: str, valid: Iterable[str], n: int = 3) -> str:
     if 0 < len(valid) <= 12:
         return "; known: " + ", ".join(sorted(valid))
     return ""
+
+
+class NotFinite(UserError):
+    """The loss or a gradient became NaN or infinite; raised before it can reach the weights."""
+
+
+class Interrupted(UserError):
+    """The user, or the system, asked the run to end."""

@@ -1,0 +1,93 @@
+"""DreamFusion: a NeRF whose random views a text-to-image model pulls towards the prompt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import ministudio
+from ministudio.systems.base import BaseLift3DSystem
+from ministudio.utils.config import ConfigError
+from ministudio.utils.ops import binary_cross_entropy, dot
+
+
+def orientation_loss(out: dict[str, Tensor]) -> Tensor:
+    """Visible normals that face away from the camera: sum w max(n . d, 0)^2 per opaque ray (Ref-NeRF)."""
+    facing_away = dot(out["normal"], out["t_dirs"]).clamp_min(0.0)
+    return (out["weights"].detach() * facing_away**2).sum() / (out["opacity"] > 0).sum().clamp_min(1)
+
+
+def sparsity_loss(opacity: Tensor) -> Tensor:
+    """Mean of sqrt(o^2 + 0.01): empty space costs least."""
+    return (opacity**2 + 0.01).sqrt().mean()
+
+
+def opaque_loss(opacity: Tensor) -> Tensor:
+    """Binary entropy of the opacity: a ray hits or misses."""
+    o = opacity.clamp(1e-3, 1.0 - 1e-3)
+    return binary_cross_entropy(o, o)
+
+
+def z_variance_loss(out: dict[str, Tensor]) -> Tensor:
+    """Mean variance of depth along the rays that hit: a thin surface instead of fog."""
+    hit = (out["opacity"] > 0.5).detach()
+    return (out["z_variance"] * hit).sum() / hit.sum().clamp_min(1)
+
+
+@ministudio.register("dreamfusion-system")
+class DreamFusion(BaseLift3DSystem):
+    @dataclass
+    class Config(BaseLift3DSystem.Config):
+        pass
+
+    cfg: Config
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        return self.renderer(**batch)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        out = self(batch)
+        guided = self.guidance(out["comp_rgb"], self.prompt_utils, **batch, rgb_as_latents=False)
+        self._log_guidance(guided, out["comp_rgb"])
+        terms = {name[5:]: value for name, value in guided.items() if name.startswith("loss_")}
+        return {"loss": self.weighted_loss({**terms, **self._regularisers(out)})}
+
+    def _log_guidance(self, guided: dict[str, Any], comp_rgb: Tensor) -> None:
+        for name, value in guided.items():
+            if name == "eval":
+                self.guidance_evaluation_save(comp_rgb.detach(), value)
+            elif not name.startswith("loss_") and not (isinstance(value, Tensor) and value.numel() > 1):
+                self.log(f"train/{name}", float(value))
+
+    def _regularisers(self, out: dict[str, Tensor]) -> dict[str, Tensor]:
+        terms = {"sparsity": sparsity_loss(out["opacity"]), "opaque": opaque_loss(out["opacity"])}
+        if self._weighs("orient"):
+            if "normal" not in out:
+                raise ConfigError("system.loss.lambda_orient", "needs normals: choose a material that requires them")
+            terms["orient"] = orientation_loss(out)
+        if self._weighs("z_variance"):
+            terms["z_variance"] = z_variance_loss(out)
+        return terms
+
+    def _weighs(self, name: str) -> bool:
+        return self.C(self.cfg.loss.get(f"lambda_{name}", 0.0)) > 0
+
+    def _save_view(self, filename: str, out: dict[str, Tensor]) -> None:
+        """Colour, normals (where there are any) and opacity side by side."""
+        colors = [out[key] for key in ("comp_rgb", "comp_normal") if key in out]
+        row = [{"type": "rgb", "img": image[0]} for image in colors]
+        row.append({"type": "grayscale", "img": out["opacity"][0], "kwargs": {"data_range": (0, 1)}})
+        self.save_image_grid(filename, row)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._save_view(f"it{self.true_global_step}-{int(batch['index'][0])}.png", self(batch))
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._save_view(f"it{self.true_global_step}-test/{int(batch['index'][0])}.png", self(batch))
+
+    def on_test_epoch_end(self) -> None:
+        name = f"it{self.true_global_step}-test"
+        self.save_img_sequence(name, name, r"(\d+)\.png", save_format="mp4", fps=30)

@@ -1,0 +1,155 @@
+"""What makes a run safe to stop and to continue: checkpoints, random state, signals, NaN checks."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+import ministudio
+from ministudio.utils.errors import Interrupted, NotFinite
+from ministudio.utils.misc import first_line, load_checkpoint
+from ministudio.utils.saving import write_atomically
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoints that are whole or absent, read without running code from them."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, buffer.getbuffer())
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", **kwargs: Any) -> dict[str, Any]:
+        return load_checkpoint(str(path), map_location or "cpu")
+
+
+class RandomState(Callback):
+    """Carries the global random streams in the checkpoint: a resumed run sees the same cameras."""
+
+    def __init__(self) -> None:
+        self.loaded: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        kind, keys, *rest = np.random.get_state()
+        return {
+            "python": random.getstate(),
+            "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.loaded = state_dict
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Only now: building the guidance may have drawn numbers."""
+        if self.loaded is None:
+            return
+        version, state, gauss = self.loaded["python"]
+        random.setstate((version, tuple(state), gauss))
+        kind, keys, *rest = self.loaded["numpy"]
+        np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+        torch.set_rng_state(self.loaded["torch"].cpu())
+        if len(self.loaded["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all([state.cpu() for state in self.loaded["cuda"]])
+        self.loaded = None
+
+
+class FiniteGradients(Callback):
+    """Stops before a NaN or infinite gradient reaches the weights."""
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+            return  # float16 overflows now and then by design; its scaler skips such steps
+        gradients = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
+        if gradients and not torch.isfinite(sum(g.sum() for g in gradients.values())):
+            bad = [name for name, g in gradients.items() if not torch.isfinite(g).all()]
+            if bad:
+                raise NotFinite(f"step {trainer.global_step}: the gradient of {bad[0]} is not finite")
+
+
+class LastCheckpoint(Callback):
+    """Keeps `last.ckpt` the newest good state, also when a run ends early, by whatever cause."""
+
+    def __init__(self, folder: str) -> None:
+        self.path = os.path.join(folder, "last.ckpt")
+        self.saved_step = 0
+        self.fitting = False
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.fitting = True
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.saved_step = trainer.global_step  # what was resumed exists already
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+        self.saved_step = trainer.global_step
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_step > self.saved_step or not os.path.exists(self.path):
+            trainer.save_checkpoint(self.path)
+        self.fitting = False
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if not self.fitting or trainer.global_step == 0:
+            return
+        if isinstance(exception, OSError):
+            return  # the disk is what failed; the file of before is still whole
+        if not all(torch.isfinite(p).all() for p in pl_module.parameters()):
+            return
+        try:
+            if trainer.global_step > self.saved_step:
+                trainer.save_checkpoint(self.path)
+            ministudio.warn("step %d is saved: continue with resume=%s", trainer.global_step, self.path)
+        except Exception as error:  # must not hide the exception that is being handled
+            ministudio.warn("could not save %s: %s", self.path, first_line(error))
+
+
+class StopOnSignal(Callback):
+    """Ctrl-C and SIGTERM end the run between two training steps, never inside one."""
+
+    def __init__(self) -> None:
+        self.in_step = False
+        self.received: int | None = None
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Handle both signals inside the block."""
+        before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self.in_step and self.received is None:
+            self.received = number
+        else:  # between steps, or asked twice
+            self._stop(number)
+
+    def _stop(self, number: int) -> None:
+        raise Interrupted(f"stopped by {'Ctrl-C' if number == signal.SIGINT else 'SIGTERM'}")
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        self.in_step = True
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.in_step = False
+        if self.received is not None:
+            self._stop(self.received)
