@@ -7,9 +7,9 @@ on toybox images. Images of the same thing count as each other's positives.
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -97,7 +97,7 @@ class ClipTrainee:
     def _learning_rate(self) -> float:
         """Linear warm-up, then half a cosine down to a hundredth."""
         progress = self.images_seen / self.recipe.images
-        decay = 0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * min(progress, 1.0)))
+        decay = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
         return self.recipe.learning_rate * min(1.0, (self.step_index + 1) / 100) * decay
 
     def step(self) -> float:

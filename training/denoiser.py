@@ -94,7 +94,7 @@ class DenoiserTrainee:
         self.ema = copy.deepcopy(self.unet).requires_grad_(False)
         self.scheduler = build_scheduler()
         self.optimizer = torch.optim.AdamW(self.unet.parameters(), recipe.learning_rate,
-                                           weight_decay=0.01, betas=(0.9, 0.98))
+                                           weight_decay=0.01, betas=(0.9, 0.98), fused=True)
         self.images_seen = self.step_index = 0
 
     def _batch(self) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from toybox import captions
 
 from .clip import IMAGE_SIZE
 from .denoiser import build_scheduler
+from .tokenizer import write_slow_format
 
 _INDEX = {
     "_class_name": "DiffusionPipeline",
@@ -23,10 +24,16 @@ _INDEX = {
 }
 
 
+def _write_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """In today's format and in the one that transformers 4 reads, as threestudio pins it."""
+    tokenizer.save_pretrained(folder)
+    write_slow_format(tokenizer, folder)
+
+
 def write_clip(model: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
     """A CLIP with its tokenizer and pixel normalisation, self-contained."""
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    _write_tokenizer(tokenizer, folder)
     (folder / "preprocessor_config.json").write_text(json.dumps({
         "image_processor_type": "CLIPImageProcessor", "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
         "size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE}, "do_center_crop": False}, indent=2))
@@ -35,7 +42,7 @@ def write_clip(model: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None
 def write_text_encoder(clip: CLIPModel, tokenizer: CLIPTokenizer, models: Path) -> None:
     """The text half of the pipeline folder, with the list of words that it has learnt."""
     clip.text_model.save_pretrained(models / "text_encoder")
-    tokenizer.save_pretrained(models / "tokenizer")
+    _write_tokenizer(tokenizer, models / "tokenizer")
     (models / "vocabulary.txt").write_text("\n".join(captions.vocabulary()) + "\n")
 
 
