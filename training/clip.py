@@ -10,12 +10,14 @@ import dataclasses
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from toybox import dataset
+from toybox import captions, dataset
+from toybox.captions import Thing
 
 from .tokenizer import MAX_LENGTH
 
@@ -36,10 +38,11 @@ class ClipRecipe:
     images: int  # how many to train on
     batch_size: int = 128
     learning_rate: float = 1e-3
+    whole_pool: bool = False  # contrast with a caption of every training combination, not of the batch
 
 
 ENCODER = ClipRecipe(128, 3, 128, 3, 8, 128, seed=1, images=100_000)
-JUDGE = ClipRecipe(96, 2, 192, 5, 8, 160, seed=1001, images=400_000)
+JUDGE = ClipRecipe(96, 2, 192, 5, 8, 160, seed=1001, images=300_000, batch_size=64, whole_pool=True)
 
 
 def build(recipe: ClipRecipe, tokenizer: CLIPTokenizer) -> CLIPModel:
@@ -76,12 +79,16 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def contrastive_loss(logits: Tensor, same: Tensor) -> Tensor:
-    """Symmetric cross-entropy over a batch with several positives per row.
+    """Cross-entropy with several positives, over texts per image and over images per text.
 
-    logits: (B, B) images by texts; same: (B, B) bool, True where text j describes image i.
+    logits: (B, N) images by texts; same: (B, N) bool, True where text j describes image i. Texts
+    that describe no image of the batch count as negatives only.
     """
-    target = same.float() / same.sum(1, keepdim=True)
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    per_image = F.cross_entropy(logits, same.float() / same.sum(1, keepdim=True))
+    named = same.any(0)
+    target = same[:, named].T.float()
+    per_text = F.cross_entropy(logits[:, named].T, target / target.sum(1, keepdim=True))
+    return (per_image + per_text) / 2
 
 
 class ClipTrainee:
@@ -100,6 +107,13 @@ class ClipTrainee:
         decay = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
         return self.recipe.learning_rate * min(1.0, (self.step_index + 1) / 100) * decay
 
+    def _candidates(self, batch: dataset.Batch) -> tuple[list[str], list[Thing]]:
+        """The captions that the images of a batch are matched against, and what they name."""
+        if not self.recipe.whole_pool:
+            return batch.captions, batch.things
+        rng = np.random.default_rng([self.recipe.seed, self.step_index, 1])
+        return [captions.write(rng, thing) for thing in captions.TRAINING], list(captions.TRAINING)
+
     def step(self) -> float:
         r = self.recipe
         # Every other batch has no view words, so that they can't stand in for the object.
@@ -107,11 +121,12 @@ class ClipTrainee:
                               view_words=0.5 * (self.step_index % 2))
         generator = torch.Generator().manual_seed(r.seed + 7919 * self.step_index)
         images = augment(torch.from_numpy(batch.images).permute(0, 3, 1, 2), generator)
-        tokens = self.tokenizer(batch.captions, padding=True, return_tensors="pt")
+        texts, named = self._candidates(batch)
+        tokens = self.tokenizer(texts, padding=True, return_tensors="pt")
         with torch.autocast("cpu", torch.bfloat16):
             out = self.model(pixel_values=images * 2 - 1, **tokens)
-        code = torch.tensor([hash_of(t) for t in batch.things])
-        loss = contrastive_loss(out.logits_per_image.float(), code[:, None] == code[None])
+        same = torch.tensor([[a == b for b in named] for a in batch.things])
+        loss = contrastive_loss(out.logits_per_image.float(), same)
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
         self.optimizer.zero_grad(set_to_none=True)
@@ -136,8 +151,3 @@ class ClipTrainee:
     def sample(self, path: Path) -> None:
         """A CLIP has no pictures to show."""
 
-
-def hash_of(thing) -> int:
-    """A number that is the same for equal things in every process."""
-    from toybox.captions import THINGS
-    return THINGS.index(thing)
