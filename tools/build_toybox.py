@@ -92,7 +92,7 @@ def train_denoiser(options: Options) -> None:
     encoder = CLIPTextModel.from_pretrained(options.models / "text_encoder")
     trainee = denoiser.DenoiserTrainee(recipe, words, encoder)
     loop.run(trainee, options.work, "denoiser", options.images or recipe.images, options.minutes)
-    export.write_unet(trainee.ema, options.models)
+    export.write_unet(trainee.ema, trainee.images_seen, options.models)
 
 
 def main() -> None:

@@ -46,8 +46,9 @@ def write_text_encoder(clip: CLIPModel, tokenizer: CLIPTokenizer, models: Path) 
     (models / "vocabulary.txt").write_text("\n".join(captions.vocabulary()) + "\n")
 
 
-def write_unet(unet: UNet2DConditionModel, models: Path) -> None:
+def write_unet(unet: UNet2DConditionModel, images_seen: int, models: Path) -> None:
     """The U-Net (half precision on disk), its schedule, and the index that makes it a pipeline."""
+    (models / "training.json").write_text(json.dumps({"denoiser_images": images_seen}) + "\n")
     half = UNet2DConditionModel.from_config(unet.config)
     half.load_state_dict(unet.state_dict())
     half.to(torch.float16).save_pretrained(models / "unet")
