@@ -82,7 +82,7 @@ class DiffusionModel:
         x = 2 * resize(rgb.float(), self.image_size) - 1
         if self.vae is None:
             return x
-        with _no_autocast(x):
+        with full_precision(x):
             posterior = self.vae.encode(x.to(self.vae.dtype)).latent_dist
         latents = posterior.mean.float() - (getattr(self.vae.config, "shift_factor", None) or 0.0)
         return latents * self.vae.config.scaling_factor
@@ -92,7 +92,7 @@ class DiffusionModel:
         """x → images (B, 3, H, W) in [0, 1], clamped, float32."""
         if self.vae is not None:
             latents = x.float() / self.vae.config.scaling_factor + (getattr(self.vae.config, "shift_factor", None) or 0.0)
-            with _no_autocast(x):
+            with full_precision(x):
                 x = self.vae.decode(latents.to(self.vae.dtype)).sample
         return (0.5 * x.float() + 0.5).clamp(0, 1)
 
@@ -101,7 +101,7 @@ class DiffusionModel:
         """(ε, x̂) at noisy inputs z (B, C, H, W), timesteps t (B,) int64, text embeddings (B, Nt, D)."""
         self._check_embeddings(embeddings)
         z = z.float()
-        with _no_autocast(z):
+        with full_precision(z):
             output = self.unet(z.to(self.dtype), t, encoder_hidden_states=embeddings.to(self.dtype)).sample
         mean = output[:, : self.channels].float()  # a learned variance follows the mean
         return self.schedule.convert(mean, z, t)
@@ -173,5 +173,6 @@ def load_schedule(folder: Path, device: Union[str, torch.device] = "cpu") -> Noi
     return NoiseSchedule(scheduler.alphas_cumprod.float().to(device), scheduler.config.prediction_type)
 
 
-def _no_autocast(tensor: Tensor) -> torch.autocast:
+def full_precision(tensor: Tensor) -> torch.autocast:
+    """A context in which the trainer's autocast does not reach operations on this tensor's device."""
     return torch.autocast(tensor.device.type, enabled=False)

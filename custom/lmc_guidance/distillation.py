@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import gradients
 from .corrective import Corrective
-from .diffusion import DiffusionModel
+from .diffusion import DiffusionModel, full_precision
 from .errors import UserError
 from .noise import Noise
 from .schedule import Prediction
@@ -76,9 +76,10 @@ class Distillation:
     @torch.no_grad()
     def __call__(self, x: Tensor, text: TextPair, t: Tensor, noise: Noise, omega: float) -> Result:
         """The gradient at x (B, C, H, W) for timesteps t (B,) and noise like x, at guidance weight ω."""
-        step = self._prepare(x, text, t, noise, omega)
-        predictions = self._predict(step, self.queries(step))
-        terms = self.terms(step, predictions)
+        with full_precision(x):
+            step = self._prepare(x, text, t, noise, omega)
+            predictions = self._predict(step, self.queries(step))
+            terms = self.terms(step, predictions)
         return Result(self.scale(step) * sum(terms.values()), terms, predictions, step)
 
     def _prepare(self, x: Tensor, text: TextPair, t: Tensor, noise: Noise, omega: float) -> Step:

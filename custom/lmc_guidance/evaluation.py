@@ -4,8 +4,8 @@ from typing import Any, Dict
 import torch
 from torch import Tensor
 
-from .distillation import Result
 from .diffusion import DiffusionModel
+from .distillation import Result
 
 
 @torch.no_grad()

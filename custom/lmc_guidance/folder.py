@@ -60,8 +60,8 @@ def load_part(part_class: Any, folder: Path, part: str, dtype: torch.dtype) -> t
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an exception's message, without its full stop; its type where there is none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
+    """The first line of an exception's message, 200 characters at most; its type where there is no message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(". ")
 
 
 def _variant(folder: Path, dtype: torch.dtype) -> Optional[str]:

@@ -1,0 +1,174 @@
+"""Loading and evaluating frozen models: every kind from its folder alone, every damage in one line."""
+import json
+import shutil
+
+import pytest
+import torch
+from lmc_guidance import DiffusionModel, UserError
+from lmc_guidance.diffusion import resize
+from lmc_guidance.schedule import NoiseSchedule
+
+from tests.pipelines import TEXT_WIDTH, write_pixel_pipeline
+
+
+def inputs(model, batch=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(batch, model.channels, model.resolution, model.resolution, generator=generator)
+    return z, torch.randint(20, 980, (batch,), generator=generator), torch.randn(batch, 8, TEXT_WIDTH, generator=generator)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_conversion_against_its_definition(prediction_type):
+    """From a known x and ε: the target of each kind of model converts back to them, also close to pure noise."""
+    schedule = NoiseSchedule(torch.linspace(0.9999, 1e-4, 1000), prediction_type)
+    x, eps, t = torch.randn(8, 3, 4, 4), torch.randn(8, 3, 4, 4), torch.tensor([0, 1, 20, 300, 500, 900, 980, 999])
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    target = {"epsilon": eps, "sample": x, "v_prediction": alpha * eps - sigma * x}[prediction_type]
+    prediction = schedule.convert(target, schedule.add_noise(x, eps, t), t)
+    looser = {"epsilon": (1e-5, 1e-4), "sample": (1e-3, 1e-5), "v_prediction": (1e-5, 1e-5)}[prediction_type]
+    assert (prediction.eps - eps).abs().max() < looser[0]
+    assert (prediction.x_hat - x).abs().max() < looser[1]
+
+
+def test_kinds_are_found_in_the_folder(pixel_model, latent_model):
+    assert (pixel_model.space, pixel_model.channels, pixel_model.image_size) == ("pixel", 3, 16)
+    assert (latent_model.space, latent_model.channels, latent_model.image_size) == ("latent", 4, 64)
+    assert pixel_model.schedule.prediction_type == "v_prediction"
+    assert latent_model.schedule.prediction_type == "epsilon"
+    assert pixel_model.num_timesteps == 1000
+
+
+def test_prediction_equals_the_unet_called_directly(pixel_model):
+    z, t, text = inputs(pixel_model)
+    v = pixel_model.unet(z, t, encoder_hidden_states=text).sample
+    a = pixel_model.schedule.alphas_cumprod[t][:, None, None, None]
+    eps, x_hat = pixel_model.predict(z, t, text)
+    torch.testing.assert_close(eps, a.sqrt() * v + (1 - a).sqrt() * z, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(x_hat, a.sqrt() * z - (1 - a).sqrt() * v, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(a.sqrt() * x_hat + (1 - a).sqrt() * eps, z, atol=1e-5, rtol=1e-5)
+
+
+def test_learned_variance_is_dropped(tmp_path):
+    model = DiffusionModel.load(write_pixel_pipeline(tmp_path, "epsilon", size=16, learned_variance=True))
+    z, t, text = inputs(model)
+    assert model.unet.config.out_channels == 6
+    assert torch.equal(model.predict(z, t, text).eps, model.unet(z, t, encoder_hidden_states=text).sample[:, :3])
+
+
+def test_autocast_does_not_reach_the_model(pixel_model):
+    z, t, text = inputs(pixel_model)
+    plain = pixel_model.predict(z, t, text)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under_autocast = pixel_model.predict(z.bfloat16(), t, text)
+        same_input = pixel_model.predict(z, t, text)
+    assert under_autocast.eps.dtype == torch.float32
+    assert torch.equal(plain.eps, same_input.eps)
+
+
+def test_half_precision_weights_stay_within_bounds(pixel_folder, pixel_model):
+    half = DiffusionModel.load(pixel_folder, dtype=torch.bfloat16)
+    z, t, text = inputs(half)
+    eps, x_hat = half.predict(z, t, text)
+    assert half.dtype == torch.bfloat16 and eps.dtype == x_hat.dtype == torch.float32
+    assert (eps - pixel_model.predict(z, t, text).eps).abs().max() < 0.05
+
+
+def test_channels_last_gives_the_same(pixel_folder, pixel_model):
+    z, t, text = inputs(pixel_model)
+    other = DiffusionModel.load(pixel_folder, channels_last=True)
+    torch.testing.assert_close(other.predict(z, t, text).eps, pixel_model.predict(z, t, text).eps, atol=1e-5, rtol=1e-5)
+
+
+def test_pixel_encoding_is_the_affine_map_and_decoding_its_inverse(pixel_model):
+    rgb = torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(pixel_model.encode(rgb), 2 * rgb - 1)
+    torch.testing.assert_close(pixel_model.decode(pixel_model.encode(rgb)), rgb)
+    assert pixel_model.encode(torch.rand(2, 3, 40, 30)).shape == (2, 3, 16, 16)
+
+
+def test_latent_encoding_is_differentiable_and_scaled(latent_model):
+    rgb = torch.rand(1, 3, 32, 32, requires_grad=True)
+    x = latent_model.encode(rgb)
+    assert x.shape == (1, 4, 8, 8)
+    x.square().sum().backward()
+    assert rgb.grad.abs().sum() > 0
+    assert all(p.grad is None for p in latent_model.vae.parameters())
+    posterior = latent_model.vae.encode(2 * resize(rgb.detach(), 64) - 1).latent_dist
+    torch.testing.assert_close(x.detach(), posterior.mean * latent_model.vae.config.scaling_factor)
+    assert latent_model.decode(x).shape == (1, 3, 64, 64)
+
+
+def test_shrinking_averages_instead_of_skipping():
+    """A one-pixel checkerboard becomes grey, where plain bilinear sampling would keep a pattern."""
+    board = ((torch.arange(64)[:, None] + torch.arange(64)[None]) % 2).float()[None, None]
+    assert resize(board, 16).std() < 0.05
+
+
+def test_text_embeddings_tell_prompts_apart(pixel_model):
+    cube, empty = pixel_model.embed(["a red cube", ""])
+    assert cube.shape == (32, TEXT_WIDTH) and not torch.allclose(cube, empty)
+    torch.testing.assert_close(pixel_model.embed(["a red cube"])[0], cube, atol=1e-5, rtol=1e-5)
+    assert pixel_model.embed(["word " * 100]).shape == (1, 32, TEXT_WIDTH)
+
+
+def damage(folder, what):
+    unet = folder / "unet"
+    weights = unet / "diffusion_pytorch_model.safetensors"
+    if what == "no unet":
+        shutil.rmtree(unet)
+    elif what == "truncated weights":
+        weights.write_bytes(weights.read_bytes()[:5000])
+    elif what == "no weights":
+        weights.unlink()
+    elif what == "broken json":
+        (unet / "config.json").write_text("{")
+    elif what == "no scheduler":
+        shutil.rmtree(folder / "scheduler")
+    elif what == "missing tensor":
+        from safetensors.torch import load_file, save_file
+
+        tensors = load_file(weights)
+        del tensors["conv_in.weight"]
+        save_file(tensors, weights, metadata={"format": "pt"})
+    else:
+        edit_json(folder, *what)
+
+
+def edit_json(folder, file, key, value):
+    content = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps({**content, key: value}))
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "no unet",
+        "truncated weights",
+        "no weights",
+        "broken json",
+        "no scheduler",
+        "missing tensor",
+        ("scheduler/scheduler_config.json", "prediction_type", "flow_prediction"),
+        ("scheduler/scheduler_config.json", "_class_name", "FlowMatchEulerDiscreteScheduler"),
+        ("unet/config.json", "in_channels", 9),
+    ],
+    ids=str,
+)
+def test_a_damaged_folder_is_one_clear_line(pixel_folder, tmp_path, what):
+    folder = tmp_path / "damaged-model"
+    shutil.copytree(pixel_folder, folder)
+    damage(folder, what)
+    with pytest.raises(UserError) as error:
+        DiffusionModel.load(folder)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+def test_a_missing_folder_names_itself():
+    with pytest.raises(UserError, match="no diffusion model folder at '/nowhere/model'"):
+        DiffusionModel.load("/nowhere/model")
+
+
+def test_foreign_embeddings_are_refused(pixel_model):
+    z, t, _ = inputs(pixel_model)
+    with pytest.raises(UserError, match="768 wide"):
+        pixel_model.predict(z, t, torch.zeros(3, 77, 768))

@@ -1,0 +1,136 @@
+"""The loss object: one U-Net call per step, no graph through frozen networks, items independent of their batch."""
+import pytest
+import torch
+from lmc_guidance import LMCSDS, SDS, Corrective, CorrectiveSpec, Noise, NoiseSource, TextPair, UserError
+from lmc_guidance.distillation import diagnostics, reparametrised_loss
+
+from tests.plugin import gaussian as world
+
+
+def corrective_for(model, kind="unet", normalisation="own/image"):
+    torch.manual_seed(1)
+    architecture = {"width": 8, "levels": 2}
+    corrective = Corrective(CorrectiveSpec(kind, model.channels, 1000, architecture, normalisation))
+    return corrective.eval().requires_grad_(False)
+
+
+def inputs(model, batch=4, fixed="lmc", width=32):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(batch, model.channels, model.resolution, model.resolution, generator=generator)
+    text = TextPair(*torch.randn(2, batch, 8, width, generator=generator))
+    source = NoiseSource(0, fixed)
+    return x, text, source.timesteps(20, 980, batch, 0), source.draw(x.shape, 0)
+
+
+@pytest.mark.parametrize("fixed, per_image", [("none", 2), ("lmc", 3), ("all", 2)])
+def test_one_call_of_the_unet_per_step(fixed, per_image):
+    model = world.world_model()
+    x, _, t, noise = inputs(model, fixed=fixed)
+    LMCSDS(model, corrective_for(model))(x, world.text(4), t, noise, 2.0)
+    assert (model.unet.calls, model.unet.items) == (1, 4 * per_image)
+
+
+@pytest.mark.parametrize("fixed", ["none", "lmc", "all"])
+def test_batch_equals_single_items(pixel_model, fixed):
+    method = LMCSDS(pixel_model, corrective_for(pixel_model))
+    x, text, t, noise = inputs(pixel_model, fixed=fixed)
+    together = method(x, text, t, noise, 2.0).gradient
+    for i in range(len(x)):
+        one = slice(i, i + 1)
+        own = Noise(noise.cond[one], noise.lmc[one])
+        own = Noise(own.cond, own.cond) if noise.shared else own
+        alone = method(x[one], TextPair(text.cond[one], text.uncond[one]), t[one], own, 2.0).gradient
+        torch.testing.assert_close(alone, together[one], atol=2e-5, rtol=1e-4)
+
+
+def test_the_same_inputs_give_the_same_bits(latent_model):
+    method = LMCSDS(latent_model, corrective_for(latent_model))
+    first, again = (method(*inputs(latent_model), 3.0).gradient for _ in range(2))
+    assert torch.equal(first, again)
+
+
+def test_no_gradient_reaches_the_frozen_networks(pixel_model):
+    corrective = corrective_for(pixel_model).requires_grad_(True)
+    pixel_model.unet.requires_grad_(True)
+    try:
+        x, text, t, noise = inputs(pixel_model)
+        x.requires_grad_(True)
+        result = LMCSDS(pixel_model, corrective)(x, text, t, noise, 2.0)
+        assert not result.gradient.requires_grad
+        reparametrised_loss(x, result.gradient).backward()
+        torch.testing.assert_close(x.grad, result.gradient / len(x), atol=1e-6, rtol=1e-4)
+        assert all(p.grad is None for p in [*corrective.parameters(), *pixel_model.unet.parameters()])
+    finally:
+        pixel_model.unet.requires_grad_(False)
+
+
+def test_everything_is_float32_under_autocast(pixel_model):
+    method = LMCSDS(pixel_model, corrective_for(pixel_model, normalisation="none"))
+    plain = method(*inputs(pixel_model), 2.0).gradient
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under_autocast = method(*inputs(pixel_model), 2.0).gradient
+    assert under_autocast.dtype == torch.float32 and torch.equal(plain, under_autocast)
+
+
+def test_the_lmc_term_sees_its_own_noise():
+    """With ε fixed in the LMC term only, fresh ε changes cond's noisy input and leaves LMC as it was."""
+    model = world.world_model()
+    corrective = corrective_for(model, normalisation="input/image")
+    method = LMCSDS(model, corrective)
+    x, _, t, _ = inputs(model)
+    source = NoiseSource(4, "lmc")
+    results = [method(x, world.text(4), t, source.draw(x.shape, step), 2.0) for step in (0, 1)]
+    assert torch.equal(results[0].terms["lmc"], results[1].terms["lmc"])
+    assert not torch.equal(results[0].step.z, results[1].step.z)
+
+
+def test_clipping_of_x_hat_is_for_pixels_and_optional(latent_model):
+    model = world.world_model()
+    x, _, t, noise = inputs(model, fixed="none")
+    clipped, free = (
+        LMCSDS(model, corrective_for(model, normalisation="none"), clip_x_hat=clip)(4 * x, world.text(4), t, noise, 0.0)
+        for clip in (True, False)
+    )
+    difference = clipped.terms["lmc"] - free.terms["lmc"]
+    x_hat = free.predictions["c"].x_hat
+    torch.testing.assert_close(difference, x_hat - x_hat.clamp(-1, 1), atol=1e-5, rtol=1e-5)
+    assert difference.abs().max() > 0.1
+    assert not LMCSDS(latent_model, corrective_for(latent_model)).clip_x_hat
+
+
+@pytest.mark.parametrize("weighting", ["sds", "uniform", "fantasia3d"])
+def test_weighting_is_on_cond_and_never_on_lmc(weighting):
+    model = world.world_model()
+    x, _, t, noise = inputs(model, fixed="none")
+    corrective = corrective_for(model)
+    weighted, plain = (
+        LMCSDS(model, corrective, name)(x, world.text(4), t, noise, 2.0) for name in (weighting, "uniform")
+    )
+    a = model.schedule.alphas_cumprod[t][:, None, None, None]
+    w = {"sds": 1 - a, "uniform": torch.ones_like(a), "fantasia3d": a.sqrt() * (1 - a)}[weighting]
+    torch.testing.assert_close(weighted.terms["cond"], w * plain.terms["cond"])
+    assert torch.equal(weighted.terms["lmc"], plain.terms["lmc"])
+
+
+def test_rescaling_keeps_the_sum_of_the_terms_in_proportion():
+    model = world.world_model()
+    x, _, t, noise = inputs(model, fixed="none")
+    corrective = corrective_for(model)
+    for omega, factor in ((0.0, 1.0), (0.5, 1.0), (10.0, 0.1)):
+        result = LMCSDS(model, corrective, rescale=True)(x, world.text(4), t, noise, omega)
+        torch.testing.assert_close(result.gradient, factor * (result.terms["cond"] + result.terms["lmc"]))
+
+
+def test_diagnostics_are_plain_numbers():
+    model = world.world_model()
+    x, _, t, noise = inputs(model, fixed="none")
+    result = SDS(model)(x, world.text(4), t, noise, 2.0)
+    scalars = diagnostics(result)
+    assert set(scalars) == {"cond_norm", "proj_norm", "cos_cond_proj"}
+    assert all(isinstance(value, float) for value in scalars.values())
+    assert scalars["cond_norm"] == pytest.approx(result.terms["cond"].norm().item())
+
+
+def test_unknown_weighting():
+    with pytest.raises(UserError, match="weighting_strategy is 'heavy'"):
+        SDS(world.world_model(), "heavy")

@@ -1,0 +1,316 @@
+"""The guidance inside its hosts: the contract of the loss, schedules, resuming, and clear refusals."""
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+import ministudio
+from lmc_guidance import UserError, fit_spectral, save_corrective
+from lmc_guidance import guidance as _registers  # noqa: F401
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZE = 16
+
+
+class Prompts:
+    """What a prompt processor returns, as far as a guidance looks."""
+
+    use_perp_neg = False
+
+    def get_text_embeddings(self, elevation, azimuth, camera_distances, view_dependent_prompting=True):
+        generator = torch.Generator().manual_seed(0)
+        cond, uncond = torch.randn(2, 1, 8, 32, generator=generator)
+        batch = len(elevation)
+        return torch.cat([cond.expand(batch, -1, -1), uncond.expand(batch, -1, -1)])
+
+
+def cameras(batch):
+    return {"elevation": torch.zeros(batch), "azimuth": torch.zeros(batch), "camera_distances": torch.ones(batch)}
+
+
+@pytest.fixture(scope="module")
+def corrective(pixel_model, tmp_path_factory):
+    batches = [(torch.rand(16, 3, SIZE, SIZE), torch.zeros(16, 8, 32)) for _ in range(4)]
+    fitted, record = fit_spectral(pixel_model, batches, bins=8)
+    return str(save_corrective(tmp_path_factory.mktemp("b") / "corrective.safetensors", fitted, pixel_model, record))
+
+
+@pytest.fixture
+def make(pixel_folder, corrective):
+    def build(name="lmc-guidance", **settings):
+        if name == "lmc-guidance":
+            settings = {"corrective": corrective, **settings}
+        settings = {"pretrained_model_name_or_path": str(pixel_folder), **settings}
+        return ministudio.find(name)(settings)
+
+    return build
+
+
+def run(guidance, rgb, step=0, **options):
+    guidance.update_step(0, step)
+    return guidance(rgb, Prompts(), **cameras(len(rgb)), rays_o=None, height=SIZE, **options)
+
+
+def rendered(batch=2, size=SIZE):
+    return torch.rand(batch, size, size, 3, generator=torch.Generator().manual_seed(1)).requires_grad_(True)
+
+
+@pytest.mark.parametrize("name", ["lmc-guidance", "sds-guidance", "stable-diffusion-guidance", "deep-floyd-guidance"])
+def test_contract_of_the_result(make, name):
+    rgb = rendered(size=24)
+    output = run(make(name), rgb)
+    assert {"loss_sds", "grad_norm", "min_step", "max_step"} <= set(output)
+    assert output["loss_sds"].shape == () and output["loss_sds"].requires_grad
+    assert (output["min_step"], output["max_step"]) == (20, 980)
+    for value in output.values():  # every system logs every item: numbers and 0-d tensors only
+        assert isinstance(value, (int, float)) or value.shape == ()
+    output["loss_sds"].backward()
+    assert torch.isfinite(rgb.grad).all() and rgb.grad.abs().sum() > 0
+
+
+def test_scale_of_the_loss_is_threestudios(make):
+    """loss = 0.5 · Σ g² / B and ∂loss/∂rgb = 2 g / B for a pixel model at its own resolution (x = 2 rgb - 1)."""
+    rgb, guidance = rendered(), make("sds-guidance")
+    output = run(guidance, rgb)
+    output["loss_sds"].backward()
+    g = rgb.grad * len(rgb) / 2
+    torch.testing.assert_close(g.norm(), output["grad_norm"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(output["loss_sds"].detach(), 0.5 * g.square().sum() / len(rgb), rtol=1e-4, atol=1e-4)
+
+
+def test_sds_equals_the_formula_with_the_guidances_own_draws(make):
+    guidance, rgb = make("sds-guidance", guidance_scale=7.0), rendered()
+    output = run(guidance, rgb, step=3)
+    x = 2 * rgb.detach().permute(0, 3, 1, 2) - 1
+    t, eps = guidance.noise.timesteps(20, 980, 2, 3), guidance.noise.draw(x.shape, 3).cond
+    schedule, text = guidance.model.schedule, Prompts().get_text_embeddings(*cameras(2).values())
+    z = schedule.add_noise(x, eps, t)
+    eps_c, eps_u = (guidance.model.predict(z, t, part).eps for part in text.chunk(2))
+    expected = schedule.sigma(t) ** 2 * (7.0 * (eps_c - eps_u) + eps_c - eps)
+    torch.testing.assert_close(output["grad_norm"], expected.norm(), rtol=1e-4, atol=1e-4)
+
+
+def test_resumed_run_continues_with_the_same_numbers(make):
+    torch.manual_seed(5)
+    first, rgb = make(fixed_noise="lmc", noise_mix=0.5), rendered()
+    losses = [run(first, rgb, step)["loss_sds"].item() for step in range(4)]
+    torch.manual_seed(5)
+    resumed = make(fixed_noise="lmc", noise_mix=0.5)
+    torch.rand(100)
+    assert [run(resumed, rgb, step)["loss_sds"].item() for step in (2, 3)] == losses[2:]
+    torch.manual_seed(6)
+    assert run(make(fixed_noise="lmc"), rgb, 2)["loss_sds"].item() != losses[2]
+
+
+def test_validation_in_between_changes_nothing(make):
+    guidance, other, rgb = make(noise_seed=1), make(noise_seed=1), rendered()
+    run(guidance, rgb, 0), run(other, rgb, 0)
+    for _ in range(3):
+        guidance.do_update_step(0, 1)  # hooks also run per validation batch, with an unchanged step
+    assert run(guidance, rgb, 1)["loss_sds"] == run(other, rgb, 1)["loss_sds"]
+
+
+def test_two_calls_in_one_step_draw_different_noise(make):
+    guidance, rgb = make(noise_seed=1), rendered()
+    assert run(guidance, rgb, 1)["loss_sds"] != run(guidance, rgb, 1)["loss_sds"]
+
+
+def test_the_global_random_stream_is_left_alone(make):
+    guidance, rgb = make(fixed_noise="lmc", noise_mix=0.5), rendered()
+    before = torch.get_rng_state()
+    run(guidance, rgb)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_schedules(make):
+    guidance = make(
+        guidance_scale=[0, 10.0, 0.0, 100],
+        max_step_percent=[0, 0.98, 0.5, 100],
+        min_step_percent=0.02,
+        grad_clip=[0, 0.5, 0.1, 100],
+    )
+    guidance.update_step(0, 50)
+    assert (guidance.omega, guidance.min_step, guidance.max_step) == (5.0, 20, 740)
+    assert guidance.grad_clip_val == pytest.approx(0.3)
+    rgb = rendered()
+    output = run(guidance, rgb, 100)
+    assert output["max_step"] == 500 and output["cond_norm"] == 0.0
+    output["loss_sds"].backward()
+    assert rgb.grad.abs().max() * len(rgb) / 2 <= 0.1 + 1e-5
+
+
+def test_square_root_annealing_narrows_to_one_t(make):
+    guidance = make(sqrt_anneal=True, trainer_max_steps=400)
+    steps = []
+    for step in (0, 100, 400, 1000):
+        guidance.update_step(0, step)
+        assert guidance.min_step == guidance.max_step
+        steps.append(guidance.max_step)
+    assert steps == [980, 500, 20, 20]
+
+
+@pytest.mark.parametrize("name", ["lmc-guidance", "sds-guidance"])
+def test_pictures_on_request(make, name):
+    output = run(make(name, max_items_eval=2), rendered(batch=3), guidance_eval=True)
+    pictures = output["eval"]
+    assert pictures["bs"] == len(pictures["texts"]) == len(pictures["noise_levels"]) == 2
+    for key in ("imgs_noisy", "imgs_1step", "imgs_1orig", "imgs_final"):
+        assert pictures[key].shape == (2, SIZE, SIZE, 3)
+        assert 0 <= pictures[key].min() and pictures[key].max() <= 1
+
+
+def test_latent_model_takes_rgb_and_latents(make, latent_folder):
+    guidance = make("sds-guidance", pretrained_model_name_or_path=str(latent_folder))
+    for shape, options in (((2, 24, 24, 3), {}), ((2, 12, 12, 4), {"rgb_as_latents": True})):
+        rgb = torch.rand(shape, requires_grad=True)
+        run(guidance, rgb, **options)["loss_sds"].backward()
+        assert torch.isfinite(rgb.grad).all() and rgb.grad.abs().sum() > 0
+    assert guidance.decode_latents(torch.randn(1, 4, 8, 8)).shape == (1, 3, 64, 64)
+    assert guidance.decode_latents(torch.randn(1, 4, 5, 5), latent_height=8, latent_width=8).shape == (1, 3, 64, 64)
+
+
+def test_corrective_beside_the_model_is_found(make, pixel_folder, corrective, tmp_path):
+    with pytest.raises(UserError, match="has no corrective.safetensors"):
+        make(corrective=None)
+    folder = tmp_path / "complete"
+    folder.mkdir()
+    for part in pixel_folder.iterdir():
+        (folder / part.name).symlink_to(part)
+    (folder / "corrective.safetensors").write_bytes(Path(corrective).read_bytes())
+    guidance = make(pretrained_model_name_or_path=str(folder), corrective=None)
+    assert guidance.distillation.corrective.spec.kind == "spectral"
+
+
+@pytest.mark.parametrize(
+    "name, settings, words",
+    [
+        ("lmc-guidance", {"corrective": "/nowhere.safetensors"}, "no corrective at"),
+        ("lmc-guidance", {"pretrained_model_name_or_path": "/nowhere"}, "no diffusion model folder"),
+        ("lmc-guidance", {"fixed_noise": "always"}, "fixed_noise is 'always'"),
+        ("lmc-guidance", {"min_step_percent": 0.9, "max_step_percent": 0.5}, "0 ≤ min ≤ max ≤ 1"),
+        ("sds-guidance", {"fixed_noise": "lmc"}, "no LMC term"),
+        ("sds-guidance", {"weighting_strategy": "heavy"}, "weighting_strategy is 'heavy'"),
+    ],
+)
+def test_refusals(make, name, settings, words):
+    with pytest.raises(UserError) as error:
+        make(name, **settings)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_latents_for_a_pixel_model_are_refused(make):
+    with pytest.raises(UserError, match="no latents"):
+        run(make(), torch.rand(1, SIZE, SIZE, 4), rgb_as_latents=True)
+
+
+def test_every_vanilla_field_is_accepted(make):
+    vanilla = {
+        "enable_memory_efficient_attention": False,
+        "enable_sequential_cpu_offload": False,
+        "enable_attention_slicing": True,
+        "enable_channels_last_format": True,
+        "half_precision_weights": True,
+        "grad_clip": None,
+        "weighting_strategy": "uniform",
+        "view_dependent_prompting": True,
+        "max_items_eval": 4,
+        "sqrt_anneal": False,
+        "trainer_max_steps": 25000,
+        "use_img_loss": True,
+        "use_sjc": False,
+        "var_red": True,
+        "token_merging": False,
+        "token_merging_params": {},
+    }
+    assert torch.isfinite(run(make(**vanilla), rendered())["loss_sds"])
+
+
+def in_fresh_python(code):
+    """Run code in a process of its own, with the repository and custom/ importable; return what it printed."""
+    program = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'custom')!r}]\n" + textwrap.dedent(code)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_without_a_host_the_core_alone():
+    printed = in_fresh_python(
+        """
+        import lmc_guidance
+        assert "lmc_guidance.guidance" not in sys.modules
+        heavy = [name for name in ("diffusers", "transformers", "lightning", "ministudio") if name in sys.modules]
+        print(heavy, lmc_guidance.LMCSDS.__name__)
+        try:
+            import lmc_guidance.guidance
+        except ImportError as error:
+            print(error)
+        """
+    )
+    assert printed.startswith("[] LMCSDS") and "needs a host" in printed
+
+
+def test_in_a_minimal_threestudio(pixel_folder, corrective):
+    """A host with threestudio's names and nothing else; imported twice, as its launcher may."""
+    in_fresh_python(
+        f"""
+        import importlib.util, types
+        from dataclasses import dataclass
+        import torch
+
+        host, utils = types.ModuleType("threestudio"), types.ModuleType("threestudio.utils")
+        base, misc = types.ModuleType("threestudio.utils.base"), types.ModuleType("threestudio.utils.misc")
+        host.__modules__ = {{}}
+
+        def register(name):
+            def keep(cls):
+                assert name not in host.__modules__, name
+                host.__modules__[name] = cls
+                return cls
+            return keep
+
+        class BaseObject:
+            def __init__(self, cfg):
+                self.cfg, self.device = self.Config(**cfg), torch.device("cpu")
+                self.configure()
+
+        host.register, host.info, host.warn = register, print, print
+        base.BaseObject = BaseObject
+        misc.C, misc.get_rank = (lambda value, epoch, step: value), (lambda: 0)
+        for module in (host, utils, base, misc):
+            module.__path__ = []
+            sys.modules[module.__name__] = module
+
+        def load_as_launcher():
+            path = {str(ROOT / 'custom' / 'lmc_guidance' / '__init__.py')!r}
+            spec = importlib.util.spec_from_file_location("lmc_guidance", path)
+            module = importlib.util.module_from_spec(spec)
+            sys.modules["lmc_guidance"] = module
+            spec.loader.exec_module(module)
+
+        load_as_launcher()
+        load_as_launcher()
+        assert set(host.__modules__) == {{"lmc-guidance", "sds-guidance"}}, host.__modules__
+
+        class Prompts:
+            def get_text_embeddings(self, elevation, azimuth, camera_distances, view_dependent_prompting=True):
+                return torch.randn(2 * len(elevation), 8, 32)
+
+        cfg = dict(pretrained_model_name_or_path={str(pixel_folder)!r}, corrective={corrective!r})
+        guidance = host.__modules__["lmc-guidance"](cfg)
+        one = torch.ones(2)
+        output = guidance(torch.rand(2, 16, 16, 3), Prompts(), one, one, one)
+        assert torch.isfinite(output["loss_sds"]) and output["max_step"] == 980
+        """
+    )
+
+
+def test_parses_as_python_3_10():
+    import ast
+
+    files = sorted((ROOT / "custom" / "lmc_guidance").glob("*.py"))
+    assert len(files) > 10
+    for file in files:
+        ast.parse(file.read_text(), feature_version=(3, 10))
