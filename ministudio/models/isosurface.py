@@ -101,13 +101,14 @@ def _tight_box(inside: np.ndarray, bbox: Tensor) -> Tensor:
 def _marching_cubes(values: np.ndarray, level: float, bbox: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Vertices (Nv, 3) float32 and faces (Nf, 3) int64 of the closed surface.
 
-    One layer of outside nodes around the grid closes the surface; the vertices that it adds are
-    moved back onto the box.
+    A layer of outside nodes around the grid closes the surface 1% of a cell beyond the box (not on
+    it: there, vertices would coincide and the surface could not be merged).
     """
-    padded = np.pad(values, 1, constant_values=2 * level - values.max())
+    padded = np.pad(values, 1, mode="edge")
+    added = np.pad(np.zeros(values.shape, bool), 1, constant_values=True)
+    padded = np.where(added & (padded > level), level - 99.0 * (padded - level), padded)
     vertices, faces, _, _ = marching_cubes(padded, level, allow_degenerate=False)
-    unit = ((vertices - 1) / (np.array(values.shape) - 1)).clip(0.0, 1.0)
-    vertices = bbox[0] + unit * (bbox[1] - bbox[0])
+    vertices = bbox[0] + (vertices - 1) / (np.array(values.shape) - 1) * (bbox[1] - bbox[0])
     outward = faces[:, ::-1]  # skimage turns them clockwise for an inside above the level
     return vertices.astype(np.float32), outward.astype(np.int64)
 
