@@ -173,6 +173,15 @@ def load_schedule(folder: Path, device: Union[str, torch.device] = "cpu") -> Noi
     return NoiseSchedule(scheduler.alphas_cumprod.float().to(device), scheduler.config.prediction_type)
 
 
+def half_dtype(device: Union[str, torch.device]) -> torch.dtype:
+    """The dtype of half-precision weights on a device: float16 on CUDA; on a CPU bfloat16 if it computes in that
+    natively (then the U-Net takes half the time), else float32, because emulated half precision is slower."""
+    if torch.device(device).type != "cpu":
+        return torch.float16
+    native = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return torch.bfloat16 if native is not None and native() else torch.float32
+
+
 def full_precision(tensor: Tensor) -> torch.autocast:
     """A context in which the trainer's autocast does not reach operations on this tensor's device."""
     return torch.autocast(tensor.device.type, enabled=False)

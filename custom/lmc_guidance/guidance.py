@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .checkpoint import FILE_NAME, load_corrective
-from .diffusion import DiffusionModel, resize
+from .diffusion import DiffusionModel, half_dtype, resize
 from .distillation import LMCSDS, SDS, Distillation, TextPair, diagnostics, reparametrised_loss
 from .errors import UserError
 from .evaluation import pictures
@@ -39,7 +39,7 @@ class GuidanceConfig:
     noise_seed: Optional[int] = None  # default: the run's seed
     fixed_noise: str = "none"  # none | lmc (ε fixed in the LMC term only) | all
     noise_mix: float = 0.0  # share of fresh noise in a fixed ε, 0 to 1
-    half_precision_weights: bool = True  # float16 on CUDA; a CPU is faster in float32 and uses that
+    half_precision_weights: bool = True  # float16 on CUDA, bfloat16 on CPUs that have it; else float32
     enable_channels_last_format: bool = False
     enable_attention_slicing: bool = False
     enable_sequential_cpu_offload: bool = False
@@ -140,17 +140,14 @@ class Guidance(BaseObject):
         return self.model.decode(latents)
 
     def _load_model(self) -> DiffusionModel:
-        cfg, on_cpu = self.cfg, torch.device(self.device).type == "cpu"
-        if on_cpu and cfg.half_precision_weights:
-            info("guidance: float32 on the CPU, where half precision is no gain")
-        dtype = torch.float16 if cfg.half_precision_weights and not on_cpu else torch.float32
-        model = DiffusionModel.load(
-            cfg.pretrained_model_name_or_path, self.device, dtype, cfg.enable_channels_last_format
-        )
+        cfg = self.cfg
+        dtype = half_dtype(self.device) if cfg.half_precision_weights else torch.float32
+        channels_last = cfg.enable_channels_last_format or torch.device(self.device).type == "cpu"  # faster there
+        model = DiffusionModel.load(cfg.pretrained_model_name_or_path, self.device, dtype, channels_last)
         model.save_memory(cfg.enable_attention_slicing, cfg.enable_sequential_cpu_offload)
         info(
             f"guidance: {model.space} model '{model.name}', {model.channels}×{model.resolution}×{model.resolution}, "
-            f"{model.schedule.prediction_type}"
+            f"{model.schedule.prediction_type}, weights in {str(dtype).partition('.')[2]} on {self.device}"
         )
         return model
 

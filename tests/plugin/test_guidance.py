@@ -314,3 +314,24 @@ def test_parses_as_python_3_10():
     assert len(files) > 10
     for file in files:
         ast.parse(file.read_text(), feature_version=(3, 10))
+
+
+def test_half_precision_weights_follow_the_machine(make, monkeypatch):
+    for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda native=native: native, raising=False)
+        assert make().model.dtype == expected
+        assert make(half_precision_weights=False).model.dtype == torch.float32
+
+
+def test_with_ministudios_own_prompt_processor(make, pixel_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the processor caches embeddings in the working directory
+    processor = ministudio.find("stable-diffusion-prompt-processor")(
+        {"pretrained_model_name_or_path": str(pixel_folder), "prompt": "a red cube", "spawn": False}
+    )
+    guidance, rgb = make(), rendered()
+    output = guidance(rgb, processor(), **cameras(2))
+    expected = guidance.model.embed(["a red cube, front view", ""])
+    pair = guidance._embed(processor(), **cameras(2))
+    torch.testing.assert_close(pair.cond[0], expected[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(pair.uncond[1], expected[1], atol=1e-5, rtol=1e-5)
+    assert torch.isfinite(output["loss_sds"])
