@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 import ministudio
@@ -20,14 +19,14 @@ def orientation_loss(out: dict[str, Tensor]) -> Tensor:
     return (out["weights"].detach() * facing_away**2).sum() / (out["opacity"] > 0).sum().clamp_min(1)
 
 
-def sparsity_loss(opacity: Tensor) -> Tensor:
+def sparsity_loss(out: dict[str, Tensor]) -> Tensor:
     """Mean of sqrt(o^2 + 0.01): empty space costs least."""
-    return (opacity**2 + 0.01).sqrt().mean()
+    return (out["opacity"] ** 2 + 0.01).sqrt().mean()
 
 
-def opaque_loss(opacity: Tensor) -> Tensor:
+def opaque_loss(out: dict[str, Tensor]) -> Tensor:
     """Binary entropy of the opacity: a ray hits or misses."""
-    o = opacity.clamp(1e-3, 1.0 - 1e-3)
+    o = out["opacity"].clamp(1e-3, 1.0 - 1e-3)
     return binary_cross_entropy(o, o)
 
 
@@ -35,6 +34,14 @@ def z_variance_loss(out: dict[str, Tensor]) -> Tensor:
     """Mean variance of depth along the rays that hit: a thin surface instead of fog."""
     hit = (out["opacity"] > 0.5).detach()
     return (out["z_variance"] * hit).sum() / hit.sum().clamp_min(1)
+
+
+REGULARISERS = {
+    "orient": orientation_loss,
+    "sparsity": sparsity_loss,
+    "opaque": opaque_loss,
+    "z_variance": z_variance_loss,
+}
 
 
 @ministudio.register("dreamfusion-system")
@@ -60,20 +67,14 @@ class DreamFusion(BaseLift3DSystem):
             if name == "eval":
                 self.guidance_evaluation_save(comp_rgb.detach(), value)
             elif not name.startswith("loss_") and not (isinstance(value, Tensor) and value.numel() > 1):
-                self.log(f"train/{name}", float(value))
+                self.log(f"train/{name}", value if isinstance(value, Tensor) else float(value))
 
     def _regularisers(self, out: dict[str, Tensor]) -> dict[str, Tensor]:
-        terms = {"sparsity": sparsity_loss(out["opacity"]), "opaque": opaque_loss(out["opacity"])}
-        if self._weighs("orient"):
-            if "normal" not in out:
-                raise ConfigError("system.loss.lambda_orient", "needs normals: choose a material that requires them")
-            terms["orient"] = orientation_loss(out)
-        if self._weighs("z_variance"):
-            terms["z_variance"] = z_variance_loss(out)
-        return terms
-
-    def _weighs(self, name: str) -> bool:
-        return self.C(self.cfg.loss.get(f"lambda_{name}", 0.0)) > 0
+        """The regularisers that weigh something now."""
+        weights = {name: self.C(self.cfg.loss.get(f"lambda_{name}", 0.0)) for name in REGULARISERS}
+        if weights["orient"] > 0 and "normal" not in out:
+            raise ConfigError("system.loss.lambda_orient", "needs normals: choose a material that requires them")
+        return {name: loss(out) for name, loss in REGULARISERS.items() if weights[name] > 0}
 
     def _save_view(self, filename: str, out: dict[str, Tensor]) -> None:
         """Colour, normals (where there are any) and opacity side by side."""

@@ -41,7 +41,8 @@ class ProgressReport(ProgressBar):
 
     def _finish(self) -> None:
         if self.bar is not None:
-            self.bar.stop()
+            if self.bar.console.is_terminal:
+                self.bar.stop()
             self.bar = None
 
     def on_train_start(self, trainer: pl.Trainer, *args: Any) -> None:

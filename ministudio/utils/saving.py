@@ -108,7 +108,8 @@ def write_atomically(path: Union[str, Path], data: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        if partial.exists():
+            partial.unlink()
         raise
 
 
@@ -173,18 +174,10 @@ class SaverMixin:
         return path
 
     def save_bytes(self, filename: str, data: bytes) -> str:
+        """A whole file, such as a GLB."""
         path = self.get_save_path(filename)
         write_atomically(path, data)
         return path
-
-    def save_glb(self, filename: str, data: bytes) -> str:
-        """A whole GLB file."""
-        return self.save_bytes(filename, data)
-
-    def save_obj(self, filename: str, files: dict[str, bytes]) -> list[str]:
-        """An OBJ and what it refers to (MTL, textures), all beside `filename`, in the order given."""
-        folder = os.path.dirname(filename)
-        return [self.save_bytes(os.path.join(folder, name), data) for name, data in files.items()]
 
     def save_json(self, filename: str, payload: Any) -> str:
         return self.save_bytes(filename, json.dumps(payload, indent=2).encode())

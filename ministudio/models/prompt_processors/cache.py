@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 import ministudio
+from ministudio.utils.saving import write_atomically
 
 CACHE_DIR = Path(".ministudio_cache") / "text_embeddings"  # below the current folder
 
@@ -51,11 +51,8 @@ class EmbeddingCache:
     def save(self, prompt: str, embedding: torch.Tensor) -> None:
         """Store an embedding; a folder that cannot be written costs only the next run's time."""
         path = self.path(prompt)
-        partial = path.with_suffix(f".{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({"embedding": embedding.contiguous().cpu()}, partial)
-            os.replace(partial, path)
-        except (OSError, SafetensorError) as error:
-            partial.unlink(missing_ok=True)
+            write_atomically(path, save({"embedding": embedding.contiguous().cpu()}))
+        except OSError as error:
             ministudio.warn("text embeddings are not cached: %s", error)

@@ -49,6 +49,7 @@ class StableDiffusionPromptProcessor(PromptProcessor):
         """Tokenizer and text encoder of the classes that the model folder names."""
         import transformers  # takes seconds, and a cached prompt does not need it
 
+        transformers.utils.logging.disable_progress_bar()
         name = self.cfg.pretrained_model_name_or_path
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, subfolder="tokenizer")

@@ -1,0 +1,214 @@
+"""One run: plugins, configuration, data and system, then training, test and export."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import shutil
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Sequence
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from rich.logging import RichHandler
+
+import ministudio
+from ministudio.utils import callbacks
+from ministudio.utils.config import ConfigError, ExperimentConfig, config_to_primitive, dump_config, load_config, within
+from ministudio.utils.errors import Interrupted, UserError, did_you_mean, is_user_error
+from ministudio.utils.misc import get_rank, load_checkpoint, set_device
+from ministudio.utils.plugins import load_plugins
+from ministudio.utils.progress import ProgressReport
+
+# what the operating system says when the place to write to is the problem, not the program
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EFBIG}
+
+
+def launch(args: argparse.Namespace, overrides: Sequence[str], root: Path) -> int:
+    """Run what the command line asks for; returns the exit status.
+
+    Args:
+        args: config (paths), mode ("train", "validate", "test", "export"), device, gpu, verbose.
+        overrides: `key=value` words.
+        root: the folder whose `custom` holds plugins, besides the current one.
+    """
+    _set_up_logging(args.verbose)
+    stop = callbacks.StopOnSignal()
+    try:
+        with stop.installed():
+            Run(args, overrides, root, stop).start()
+        return 0
+    except BaseException as error:
+        return report(error, args.verbose)
+
+
+def report(error: BaseException, verbose: bool = False) -> int:
+    """Print what went wrong, in one line if it is not a bug; returns the exit status."""
+    if isinstance(error, SystemExit):
+        raise error
+    problem = _disk_problem(error) if isinstance(error, OSError) else None
+    if verbose or not (is_user_error(error) or problem):
+        traceback.print_exception(error)
+    print(f"error: {problem or error or type(error).__name__}", file=sys.stderr, flush=True)
+    return 130 if isinstance(error, (Interrupted, KeyboardInterrupt)) else 1
+
+
+def _disk_problem(error: OSError) -> str | None:
+    if error.errno not in _DISK_ERRORS:
+        return None
+    mend = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another folder with exp_root_dir=PATH"
+    return f"cannot write {error.filename or 'the output'}: {error.strerror}; {mend}"
+
+
+def _set_up_logging(verbose: bool) -> None:
+    handler = RichHandler(show_time=False, show_path=verbose, markup=False)
+    ministudio.logger.handlers[:] = [handler]
+    ministudio.logger.propagate = False
+    ministudio.logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    if not verbose:  # what Lightning says about hardware, workers and half epochs does not concern a user here
+        logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+        warnings.filterwarnings("ignore", module=r"pytorch_lightning\..*")
+        warnings.filterwarnings("ignore", module=r"lightning_fabric\..*")
+
+
+class Run:
+    """The configured objects of one launch."""
+
+    def __init__(self, args: argparse.Namespace, overrides: Sequence[str], root: Path, stop: pl.Callback) -> None:
+        self.began = time.monotonic()
+        self.mode = args.mode
+        self.device = set_device(args.device)
+        load_plugins([root, Path.cwd()])
+        n_gpus = len(args.gpu.split(",")) if self.device.type == "cuda" and args.gpu else 1
+        self.yamls = args.config
+        self.cfg: ExperimentConfig = load_config(*args.config, cli_args=overrides, n_gpus=n_gpus)
+        self._check()
+        pl.seed_everything(self.cfg.seed + get_rank(), workers=True, verbose=False)
+        with within("data"):
+            self.data = _find("data_type", self.cfg.data_type)(self.cfg.data)
+        self.system = _find("system_type", self.cfg.system_type)(self.cfg.system, resumed=self.cfg.resume is not None)
+        self.system.set_save_dir(str(self.folder / "save"))
+        self._check_resume()
+        self.trainer = self._trainer(stop)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.cfg.trial_dir)
+
+    # --- checks before any work ------------------------------------------------------------------
+
+    def _check(self) -> None:
+        if self.mode == "train" and int(self.cfg.trainer.get("max_steps", -1)) < 1:
+            raise UserError("trainer.max_steps is missing: say how long to train, for example trainer.max_steps=400")
+        starts = [self.cfg.resume, self.cfg.system.get("weights"), (self.cfg.system.get("geometry") or {}).get("weights")]
+        if self.mode != "train" and not any(starts):
+            raise UserError(f"--{self.mode} needs a trained model: add resume=TRIAL/ckpts/last.ckpt")
+
+    def _check_resume(self) -> None:
+        """A checkpoint of another model is refused before training begins."""
+        if self.cfg.resume is None:
+            return
+        checkpoint = load_checkpoint(self.cfg.resume)
+        mine, saved = self.system.state_dict(), checkpoint["state_dict"]
+        for name in sorted(mine.keys() | saved.keys()):
+            shapes = [tuple(state[name].shape) if name in state else "absent" for state in (saved, mine)]
+            if shapes[0] != shapes[1]:
+                raise UserError(
+                    f"{self.cfg.resume} is of another model: {name} is {shapes[0]} there and {shapes[1]} here; "
+                    "use the run's own configs/parsed.yaml"
+                )
+        if self.mode != "train":
+            self.system.set_resume_status(checkpoint["epoch"], checkpoint["global_step"])
+
+    # --- the trainer -----------------------------------------------------------------------------
+
+    def _trainer(self, stop: pl.Callback) -> pl.Trainer:
+        options = {"enable_model_summary": False, **_known_options(self.cfg.trainer, pl.Trainer, "trainer")}
+        if self.device.type == "cpu" and str(options.get("precision", "32")) not in ("32", "32-true", "64", "64-true"):
+            ministudio.info("precision %s is for GPUs: this run uses 32 bits", options.pop("precision"))
+        if self.device.type == "cuda":
+            options |= {"accelerator": "gpu", "devices": self.cfg.n_gpus if self.cfg.n_gpus > 1 else [self.device.index]}
+        else:
+            options |= {"accelerator": "cpu", "devices": 1}
+        plugins = [callbacks.AtomicCheckpointIO()]
+        extra = [stop] + ([ProgressReport()] if options.get("enable_progress_bar", True) else [])
+        if self.mode != "train":
+            return pl.Trainer(**options, inference_mode=False, callbacks=extra, logger=False, plugins=plugins)
+        loggers = [TensorBoardLogger(self.folder, name="tb_logs"), CSVLogger(self.folder, name="csv_logs")]
+        extra += self._training_callbacks()
+        return pl.Trainer(**options, inference_mode=False, callbacks=extra, logger=loggers, plugins=plugins)
+
+    def _training_callbacks(self) -> list[pl.Callback]:
+        folder = str(self.folder / "ckpts")
+        options = {"save_last": True, **_known_options(self.cfg.checkpoint, ModelCheckpoint, "checkpoint")}
+        options |= {"dirpath": folder, "enable_version_counter": False}
+        return [
+            callbacks.RandomState(),
+            callbacks.FiniteGradients(),
+            callbacks.LastCheckpoint(folder),
+            LearningRateMonitor("step"),
+            ModelCheckpoint(**options),
+        ]
+
+    # --- the work --------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        resume = self.cfg.resume
+        if self.mode == "train":
+            self._write_trial_folder()
+            ministudio.info("training on %s into %s", self.device, self.folder)
+            self.trainer.fit(self.system, self.data, ckpt_path=resume)
+            self.trainer.test(self.system, self.data, verbose=False)
+            self.trainer.predict(self.system, self.data, return_predictions=False)
+        elif self.mode == "export":
+            self.trainer.predict(self.system, self.data, return_predictions=False, ckpt_path=resume)
+        else:
+            run = self.trainer.validate if self.mode == "validate" else self.trainer.test
+            run(self.system, self.data, ckpt_path=resume, verbose=False)
+        self._print_results()
+
+    def _write_trial_folder(self) -> None:
+        """What a later reader needs to know of this run: its configuration and command."""
+        for part in ("ckpts", "save", "configs"):
+            (self.folder / part).mkdir(parents=True, exist_ok=True)
+        raw = self.folder / "configs" / "raw.yaml"
+        if not (raw.exists() and raw.samefile(self.yamls[0])):
+            shutil.copyfile(self.yamls[0], raw)
+        dump_config(str(self.folder / "configs" / "parsed.yaml"), self.cfg)
+        (self.folder / "cmd.txt").write_text(" ".join(["python", *sys.argv]) + "\n", encoding="utf-8")
+
+    def _print_results(self) -> None:
+        """Where to look: the newest video and meshes."""
+        save = self.folder / "save"
+        step = self.system.true_global_step
+        results = [*save.glob(f"it{step}-test.mp4"), *sorted(save.glob(f"it{step}-export/*"))]
+        for path in results or [save]:
+            print(path)
+        ministudio.info("done in %.0f s", time.monotonic() - self.began)
+
+
+def _find(key: str, name: str) -> type:
+    if not name:
+        raise UserError(f"{key} is missing in the configuration")
+    try:
+        return ministudio.find(name)
+    except UserError as error:
+        raise ConfigError(key, str(error)) from None
+
+
+def _known_options(block: Any, cls: type, where: str) -> dict[str, Any]:
+    """A block of the configuration as arguments of a Lightning class."""
+    known = list(signature(cls.__init__).parameters)[1:]
+    for key in block:
+        if key not in known:
+            raise ConfigError(f"{where}.{key}", f"unknown key{did_you_mean(key, known)}")
+    return config_to_primitive(block)

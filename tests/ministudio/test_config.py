@@ -1,0 +1,134 @@
+"""From YAML and command line to a checked configuration."""
+
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+import pytest
+from omegaconf import ListConfig, OmegaConf
+
+from ministudio.utils.config import ConfigError, load_config, parse_structured, within
+from ministudio.utils.errors import UserError
+from ministudio.utils.misc import C
+
+YAML = """
+name: x
+tag: ${rmspace:${system.prompt_processor.prompt},_}
+use_timestamp: false
+system:
+  prompt_processor:
+    prompt: ???
+"""
+
+
+def load(*words):
+    return load_config(YAML, cli_args=words, from_string=True, n_gpus=1)
+
+
+def test_words_override_files_and_name_the_trial():
+    cfg = load("system.prompt_processor.prompt=a red cube", "data.range=[1,2.5]", "seed=4")
+    assert cfg.trial_dir == "outputs/x/a_red_cube"
+    assert cfg.data.range == [1, 2.5] and cfg.seed == 4
+
+
+@pytest.mark.parametrize("word, text", [
+    ("a cat, sitting: on a mat", "a cat, sitting: on a mat"), ("12", "12"), ("true", "true"), ("it's {odd}", "it's {odd}"),
+    ('"a: b"', "a: b"), ("", ""), ("# comment", "# comment"),
+])  # fmt: skip
+def test_a_prompt_is_text_whatever_yaml_makes_of_it(word, text):
+    assert load(f"system.prompt_processor.prompt={word}", "tag=t").system.prompt_processor.prompt == text
+
+
+@pytest.mark.parametrize("words, message", [
+    ((), r'^system.prompt_processor.prompt is missing: add system.prompt_processor.prompt="a red cube"$'),
+    (("sytem.a=1",), r"^sytem: unknown key; did you mean .*system"),
+    (("seed=x",), r"^seed: .*'x'"),
+    (("seed={",), r"^seed: cannot read the value '{'"),
+    (("seed",), r'^cannot understand "seed": write key=value'),
+    (("--trian",), r'^cannot understand "--trian"'),
+    (("trainer=null",), r"^trainer: "),
+])  # fmt: skip
+def test_a_mistake_is_one_line_that_names_it(words, message):
+    words = (*words, "system.prompt_processor.prompt=p") if words else ()
+    with pytest.raises(UserError, match=message) as caught:
+        load(*words)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    (tmp_path / "bad.yaml").write_text("a: [")
+    (tmp_path / "list.yaml").write_text("- a")
+    for name, message in (("no.yaml", "cannot read"), ("bad.yaml", "not valid YAML"), ("list.yaml", "not a mapping")):
+        with pytest.raises(UserError, match=message):
+            load_config(str(tmp_path / name))
+
+
+def test_a_timestamp_is_kept_when_stored():
+    first = load_config("tag: a", from_string=True)
+    assert first.trial_name == "a" + first.timestamp and first.timestamp[0] == "@"
+    again = load_config(OmegaConf.to_yaml(first), from_string=True)
+    assert again.trial_dir == first.trial_dir
+    with pytest.raises(UserError, match="tag"):
+        load_config("use_timestamp: false", from_string=True)
+
+
+def test_a_tag_becomes_one_file_name():
+    cfg = load_config("tag: ../a/b\nuse_timestamp: false", from_string=True)
+    assert cfg.trial_name == ".._a_b"
+    long = load_config(f"tag: {'ä' * 300}\nuse_timestamp: false", from_string=True)
+    assert len(long.trial_name.encode()) <= 150
+
+
+def test_resolvers():
+    values = {
+        "a": "${calc_exp_lr_decay_rate:0.25,2}", "b": "${add:1,2}", "c": "${idiv:7,2}", "d": "${tuple2:3}",
+        "e": "${cmaxgt0:[0,0.,1.,10]}", "f": "${cmaxgt0:[0,0.,0.,10]}", "g": "${not:${gt0:1}}",
+        "h": "${cmaxgt0orcmaxgt0:0,[0.,2.,9]}", "i": "${basename:a/b.c}",
+    }  # fmt: skip
+    cfg = OmegaConf.create(values)
+    assert [cfg[k] for k in "abcdefghi"] == [0.5, 3, 3, [3.0, 3.0], True, False, False, True, "b.c"]
+
+
+@dataclass
+class Example:
+    ratio: float = 1.0
+    count: int = 2
+    name: Optional[str] = None
+    anything: Any = None
+    block: dict = field(default_factory=dict)
+
+
+def test_values_are_converted_or_refused():
+    cfg = parse_structured(Example, OmegaConf.create({"ratio": 3, "block": {"k": 1}}))
+    assert cfg.ratio == 3.0 and isinstance(cfg.ratio, float) and cfg.block.k == 1
+    for bad in ({"count": 3.5}, {"ratio": "x"}, {"count": None}):
+        with pytest.raises(ConfigError, match=next(iter(bad))):
+            parse_structured(Example, OmegaConf.create(bad))
+
+
+def test_a_schedule_may_stand_for_a_float():
+    cfg = parse_structured(Example, OmegaConf.create({"ratio": [0, 1.0, 0.5, 100]}))
+    assert isinstance(cfg.ratio, ListConfig) and C(cfg.ratio, 0, 50) == 0.75
+
+
+def test_an_unknown_key_has_its_whole_path_and_a_neighbour():
+    with pytest.raises(ConfigError, match=r"^system\.geometry\.cuont: unknown key; did you mean count\?$"):
+        with within("system.geometry"):
+            parse_structured(Example, {"cuont": 1})
+
+
+@pytest.mark.parametrize("value, step, expected", [
+    (3, 10, 3), ([1.0, 2.0, 10], 5, 1.5), ([1.0, 2.0, 10], 99, 2.0), ([10, 1.0, 2.0, 20], 0, 1.0),
+    ([0, 0.0, 1.0, 10, 3.0, 20], 15, 2.0), ([0, 0.0, 1.0, 10, 3.0, 20], 10, 1.0), ([5, 0.0, 1.0, 5], 5, 1.0),
+])  # fmt: skip
+def test_schedules(value, step, expected):
+    assert C(OmegaConf.create({"v": value}).v, 0, step) == pytest.approx(expected)
+
+
+def test_a_float_as_last_step_counts_epochs():
+    assert C([0, 0.0, 1.0, 10.0], epoch=5, global_step=0) == 0.5
+
+
+@pytest.mark.parametrize("value", [None, "1", [1.0], [0, 1, 2, 3, 4], [0, "a", 1]])
+def test_what_is_not_a_schedule(value):
+    with pytest.raises(UserError, match="a schedule"):
+        C(value, 0, 0)
