@@ -45,3 +45,25 @@ def test_mesh_agrees_with_inside(name):
     points = truth.grid_points(100)
     share = truth.inside(name, points).mean() * (2 * truth.HALF_EXTENT) ** 3
     assert share == pytest.approx(trimesh.Trimesh(*truth.mesh(name, 96)).volume, rel=0.05)
+
+
+@pytest.mark.parametrize("name", shapes.NAMES)
+def test_voxels_of_the_true_mesh_are_the_points_inside(name):
+    mesh = truth.mesh(name, 96)
+    points = truth.grid_points(40)
+    clear = np.abs(shapes.distance(name, points)) > 0.02  # away from the facets' error
+    assert (truth.voxelize(*mesh, 40) == truth.inside(name, points))[clear].all()
+
+
+def test_iou_undoes_rotation_and_scale_and_tells_shapes_apart():
+    mesh = truth.mesh("robot", 64)
+    turn = trimesh.transformations.rotation_matrix(np.pi / 3, [0, 0, 1])[:3, :3]
+    assert truth.iou("robot", mesh.vertices @ turn.T * 0.8, mesh.faces) > 0.9
+    assert truth.iou("donut", mesh.vertices, mesh.faces) < 0.4
+
+
+def test_iou_of_two_balls_matches_the_closed_form():
+    """Concentric balls can be scaled onto each other; a ball and the best cube cannot."""
+    ball = trimesh.creation.icosphere(4, 0.3)
+    assert truth.iou("sphere", ball.vertices, ball.faces) > 0.95
+    assert truth.iou("cube", ball.vertices, ball.faces) == pytest.approx(0.73, abs=0.05)
