@@ -61,7 +61,7 @@ class SpectrumStatistics:
         if (self.count == 0).any():
             raise UserError(f"no image fell into {int((self.count == 0).sum())} of {self.bins} bins of t; fit on more images")
         cross, power = (m if per_channel else m.sum(1, keepdim=True) for m in (self.cross, self.power))
-        gain = cross / power.clamp(min=torch.finfo(torch.float64).tiny)
+        gain = (cross / power.clamp(min=torch.finfo(torch.float64).tiny)).clamp(min=0)  # below 0 is estimation noise
         gain[..., 0] = 1.0
         return gain.float()
 
