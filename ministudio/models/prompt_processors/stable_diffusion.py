@@ -16,6 +16,11 @@ from ministudio.utils.config import ConfigError
 from ministudio.utils.misc import cleanup, first_line
 
 
+def _is_local(name: str) -> bool:
+    """A hub id has the form owner/name, and none of these beginnings."""
+    return name.count("/") != 1 or name.startswith((".", "/", "~", "models/", "outputs/"))
+
+
 @ministudio.register("stable-diffusion-prompt-processor")
 class StableDiffusionPromptProcessor(PromptProcessor):
     """Last hidden state of the model's text encoder, padded to the tokenizer's length."""
@@ -47,10 +52,12 @@ class StableDiffusionPromptProcessor(PromptProcessor):
 
     def _load_text_model(self) -> tuple[Any, Any]:
         """Tokenizer and text encoder of the classes that the model folder names."""
+        name = self.cfg.pretrained_model_name_or_path
+        if _is_local(name) and not Path(name).is_dir():  # the hub would be asked for it, again and again
+            raise ConfigError("pretrained_model_name_or_path", f"there is no model folder {name}")
         import transformers  # takes seconds, and a cached prompt does not need it
 
         transformers.utils.logging.disable_progress_bar()
-        name = self.cfg.pretrained_model_name_or_path
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, subfolder="tokenizer")
             config = transformers.AutoConfig.from_pretrained(name, subfolder="text_encoder")
@@ -65,8 +72,6 @@ class StableDiffusionPromptProcessor(PromptProcessor):
 
     @staticmethod
     def _problem(name: str, error: Exception) -> str:
-        if not Path(name).is_dir() and (name.startswith((".", "/", "models/")) or name.count("/") != 1):
-            return f"there is no model folder {name}"
         missing = [part for part in ("tokenizer", "text_encoder") if not (Path(name) / part).is_dir()]
         if Path(name).is_dir() and missing:
             return f"{name} is not a whole diffusers model: it lacks {' and '.join(missing)}"

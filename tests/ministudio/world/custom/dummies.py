@@ -17,10 +17,11 @@ class Ball(BaseModule):
     @dataclass
     class Config(BaseModule.Config):
         radius: float = 0.5
+        n_colors: int = 3
 
     def configure(self) -> None:
-        self.color = nn.Parameter(torch.zeros(3))
-        self.soft = nn.Linear(3, 3)
+        self.color = nn.Parameter(torch.zeros(self.cfg.n_colors))
+        self.soft = nn.Linear(self.cfg.n_colors, 3)
 
 
 @ministudio.register("ball-renderer")
@@ -45,6 +46,7 @@ class ColourGuidance(BaseObject):
     @dataclass
     class Config:
         target: Any = field(default_factory=lambda: [0.8, 0.1, 0.2])
+        extra: bool = False  # return a loss that the configuration does not weigh
         nan_at: int = -1  # step at which the loss becomes NaN
         bad_gradient_at: int = -1
         signal_at: int = -1  # step at which the process sends itself `signal_name`
@@ -63,7 +65,8 @@ class ColourGuidance(BaseObject):
             loss = loss * float("nan")
         if self.step == self.cfg.bad_gradient_at:
             loss = loss + (rgb.sum() * 0).sqrt()  # value 0, gradient NaN
-        return {"loss_sds": loss, "grad_norm": loss.detach(), "min_step": 0, "max_step": 1}
+        extra = {"loss_extra": loss} if self.cfg.extra else {}
+        return {**extra, "loss_sds": loss, "grad_norm": loss.detach(), "min_step": 0, "max_step": 1}
 
 
 @ministudio.register("colour-exporter")

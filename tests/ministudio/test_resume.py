@@ -1,0 +1,92 @@
+"""A run that was stopped, by whatever cause, continues as if it had not been."""
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from ministudio.utils.errors import NotFinite
+
+TRIAL = Path("outputs/ball/a_red_ball")
+LAST = TRIAL / "ckpts/last.ckpt"
+
+
+def load(path=LAST):
+    return torch.load(path, weights_only=True)
+
+
+def weights(path=LAST):
+    return load(path)["state_dict"]
+
+
+def assert_equal(a, b):
+    assert a.keys() == b.keys()
+    for key in a:
+        assert torch.equal(a[key], b[key]), key
+
+
+@pytest.fixture
+def uninterrupted(run):
+    """Weights after 12 steps in one go; the trial folder also holds the checkpoint of step 8."""
+    assert run("train") == 0
+    return weights()
+
+
+def test_a_resumed_run_is_bit_equal(run, uninterrupted):
+    assert run("train", f"resume={TRIAL}/ckpts/epoch=0-step=8.ckpt", "tag=resumed") == 0
+    other = Path("outputs/ball/resumed/ckpts/last.ckpt")
+    assert load(other)["global_step"] == 12
+    assert_equal(weights(other), uninterrupted)
+
+
+def test_two_runs_are_bit_equal_and_two_seeds_are_not(run, uninterrupted):
+    assert run("train", "tag=again") == 0
+    assert_equal(weights(Path("outputs/ball/again/ckpts/last.ckpt")), uninterrupted)
+    assert run("train", "tag=other", "seed=4") == 0
+    other = weights(Path("outputs/ball/other/ckpts/last.ckpt"))
+    assert not torch.equal(other["geometry.color"], uninterrupted["geometry.color"])
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_leaves_a_checkpoint_that_continues(run, uninterrupted, capsys, name):
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    words = ["tag=stopped", "system.guidance.signal_at=5", f"system.guidance.signal_name={name}"]
+    assert run("train", *words) == 130
+    assert "stopped by" in capsys.readouterr().err
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    last = Path("outputs/ball/stopped/ckpts/last.ckpt")
+    assert load(last)["global_step"] == 6
+    assert run("train", "tag=stopped", f"resume={last}") == 0
+    assert_equal(weights(last), uninterrupted)
+
+
+@pytest.mark.parametrize("cause, message", [
+    ("nan_at", "step 6: the loss term sds is not finite"), ("bad_gradient_at", "step 6: the gradient of geometry."),
+])  # fmt: skip
+def test_a_nan_never_reaches_the_weights(run, capsys, cause, message):
+    assert run("train", f"system.guidance.{cause}=6") == 1
+    assert message in capsys.readouterr().err
+    assert load()["global_step"] == 6
+    assert all(value.isfinite().all() for value in weights().values())
+
+
+def test_a_nan_at_the_first_step_leaves_no_checkpoint(run, capsys):
+    assert run("train", "system.guidance.nan_at=0") == 1
+    assert "step 0: the loss term sds" in capsys.readouterr().err
+    assert not LAST.exists()
+
+
+def test_what_was_trained_is_not_trained_again(run, uninterrupted):
+    assert run("train", f"resume={LAST}", "tag=done") == 0
+    assert not Path("outputs/ball/done/ckpts/last.ckpt").exists() or load(Path("outputs/ball/done/ckpts/last.ckpt"))["global_step"] == 12
+
+
+def test_weights_start_a_new_run(run, uninterrupted):
+    assert run("train", f"system.weights={LAST}", "tag=from", "trainer.max_steps=1", "system.optimizer.params.geometry.lr=0.0") == 0
+    start = weights(Path("outputs/ball/from/ckpts/last.ckpt"))
+    assert_equal(start, uninterrupted)
+
+
+def test_not_finite_is_a_users_error():
+    assert NotFinite.is_user_error
