@@ -23,14 +23,15 @@ fail() {
     exit 1
 }
 
+# Prints the path and the version of an interpreter that will do.
 find_python() {
     local candidate candidates=(python3 python3.13 python3.12 python3.11 python3.10)
     if [[ -n ${PYTHON:-} ]]; then candidates=("$PYTHON"); fi
     for candidate in "${candidates[@]}"; do
-        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
-            echo "$candidate"
-            return
-        fi
+        if "$candidate" -c '
+import sys, venv, ensurepip
+if sys.version_info < (3, 10): sys.exit(1)
+print(sys._base_executable, sys.version.split()[0], sep="\n")' 2>/dev/null; then return; fi
     done
     fail "no Python 3.10 or newer with the venv module (tried: ${candidates[*]}); install one (Debian: apt-get install python3 python3-venv) or name it: PYTHON=/path/to/python bash install.sh"
 }
@@ -41,24 +42,24 @@ has_gpu() {
 
 # set_up FILE: .venv holds what that requirements file asks for. A stamp keeps the hash of all that decides the result.
 set_up() {
-    local python version torch key files=("$1") stamp=$venv/.installed-$1
+    local found python version torch key verbosity files=("$1") stamp=$venv/.installed-$1
     if has_gpu; then
         torch=${TORCH_SPEC:-torch}
         files+=(requirements-cuda.txt)
     else
         torch=${TORCH_SPEC:-torch==2.13.0} # the version whose plain name is a CPU build where CPU wheels are indexed
     fi
-    python=$(find_python)
-    version=$("$python" -c 'import sys; print(sys.version)')
-    key=$({ cd "$root" && cat requirements*.txt && echo "$version $torch ${files[*]} $root"; } |
-        "$python" -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')
+    found=$(find_python)
+    { read -r python && read -r version; } <<<"$found"
+    key=$({ cd "$root" && cat requirements*.txt && echo "$version $torch ${files[*]} $root"; } | sha256sum | cut -d' ' -f1)
     if [[ -x $venv/bin/python && -e $stamp && $(<"$stamp") == "$key" ]]; then return; fi
 
     echo "Setting up $venv; the first time takes a few minutes." >&2
-    if [[ $("$venv/bin/python" -c 'import sys; print(sys.version)' 2>/dev/null) != "$version" ]]; then
+    if [[ $("$venv/bin/python" -c 'import sys, pip; print(sys.version.split()[0])' 2>/dev/null) != "$version" ]]; then
         "$python" -m venv --clear "$venv"
     fi
-    (cd "$root" && "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$torch" "${files[@]/#/-r}") ||
+    verbosity=$([[ -t 1 ]] && echo --progress-bar=on || echo --quiet)
+    (cd "$root" && "$venv/bin/python" -m pip install "$verbosity" --disable-pip-version-check "$torch" "${files[@]/#/-r}") ||
         fail "pip could not install the packages (see above); check the network and run the same command again"
     echo "$key" >"$stamp"
 }
