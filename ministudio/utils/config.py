@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import datetime
+from inspect import signature
 from typing import Any, Optional
 
 import yaml
@@ -62,8 +63,9 @@ _RESOLVERS = {
     "cmaxgt0orcmaxgt0": lambda a, b: _positive(a) or _positive(b),
 }
 
-# omegaconf 2.4 renamed the function; 2.3 has only the old name
-_register_resolver = getattr(OmegaConf, "register_resolver", None) or OmegaConf.register_new_resolver
+# omegaconf 2.4 renamed register_new_resolver; in 2.3 the new name is an older function
+_is_renamed = "replace" in signature(OmegaConf.register_resolver).parameters
+_register_resolver = OmegaConf.register_resolver if _is_renamed else OmegaConf.register_new_resolver
 for _name, _function in _RESOLVERS.items():
     _register_resolver(_name, _function, replace=True)
 
