@@ -1,0 +1,1 @@
+"""Positions and directions as features: hash grid, frequencies, spherical harmonics."""
