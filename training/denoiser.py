@@ -32,7 +32,7 @@ class DenoiserRecipe:
     layers_per_block: int = 1
     seed: int = 2
     images: int = 300_000  # in all
-    small_images: int = 60_000  # of these, the first so many at half the resolution
+    small_images: int = 45_000  # of these, the first so many at half the resolution
     batch_size: int = 32  # twice that at half the resolution
     learning_rate: float = 4e-4
     caption_dropout: float = 0.1

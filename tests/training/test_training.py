@@ -1,0 +1,102 @@
+"""The builders of the embedded models: deterministic, resumable, and written in formats others read."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from toybox import captions
+from training import clip, denoiser, export, loop, tokenizer
+from training.evaluate import Rate
+
+TINY_CLIP = clip.ClipRecipe(32, 1, 32, 1, 16, 16, seed=5, images=64, batch_size=8)
+TINY_UNET = denoiser.DenoiserRecipe(channels=(16, 16, 32, 32), images=48, small_images=16, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    return tokenizer.build(captions.vocabulary(), tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="module")
+def encoder(words):
+    return clip.build(TINY_CLIP, words).text_model
+
+
+def test_every_word_is_one_token_and_unknown_words_still_tokenize(words):
+    for word in captions.vocabulary():
+        assert len(words(word).input_ids) == 3, word
+    ids = words("a red zebra").input_ids
+    assert words.decode(ids[1:-1]).strip() == "a red zebra"
+
+
+def test_tokenizer_is_the_same_every_time_and_survives_both_formats(words, tmp_path):
+    again = tokenizer.build(captions.vocabulary()[::-1], tmp_path / "a")
+    assert again.get_vocab() == words.get_vocab()
+    (tmp_path / "b").mkdir()
+    export._write_tokenizer(words, tmp_path / "b")
+    assert {"vocab.json", "merges.txt", "tokenizer.json"} <= {p.name for p in (tmp_path / "b").iterdir()}
+    assert CLIPTokenizer.from_pretrained(tmp_path / "b").get_vocab() == words.get_vocab()
+
+
+def test_contrastive_loss_is_least_where_images_match_every_caption_that_names_them():
+    same = torch.tensor([[True, False, True], [False, True, False]])
+    good, bad = torch.where(same, 9.0, -9.0), torch.where(same, -9.0, 9.0)
+    floor = (torch.tensor(2.0).log() + 0) / 2  # the first image has two equal positives
+    assert clip.contrastive_loss(good, same) < clip.contrastive_loss(bad, same)
+    assert clip.contrastive_loss(good, same).item() == pytest.approx(floor.item() / 2, abs=1e-3)
+
+
+def _trainees(words, encoder):
+    yield lambda: clip.ClipTrainee(TINY_CLIP, words)
+    yield lambda: clip.ClipTrainee(dataclasses.replace(TINY_CLIP, whole_pool=True), words)
+    yield lambda: denoiser.DenoiserTrainee(TINY_UNET, words, copy.deepcopy(encoder))
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2], ids=["clip", "clip against all captions", "denoiser"])
+def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(kind, words, encoder, tmp_path):
+    make = list(_trainees(words, encoder))[kind]
+    through, first = make(), make()
+    losses = [through.step() for _ in range(4)]
+    split = [first.step(), first.step()]
+    loop.save_atomically(first.state_dict(), tmp_path / "state.pt")
+    second = make()
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    split += [second.step(), second.step()]
+    assert losses == split
+    for key, value in through.state_dict()["model" if kind < 2 else "ema"].items():
+        assert torch.equal(value, second.state_dict()["model" if kind < 2 else "ema"][key]), key
+
+
+def test_loop_reaches_its_goal_and_goes_on_from_its_file(words, tmp_path):
+    make = lambda: clip.ClipTrainee(TINY_CLIP, words)
+    assert loop.run(make(), tmp_path, "tiny", images=16)
+    trainee = make()
+    assert loop.run(trainee, tmp_path, "tiny", images=32)
+    assert (trainee.images_seen, trainee.step_index) == (32, 4)
+    assert not loop.run(make(), tmp_path, "tiny", images=10_000, minutes=0.0)
+
+
+def test_denoiser_folder_reads_back_to_the_same_predictions(words, encoder, tmp_path):
+    from diffusers import UNet2DConditionModel
+
+    trainee = denoiser.DenoiserTrainee(TINY_UNET, words, encoder)
+    export.write_unet(trainee.ema, 0, tmp_path)
+    back = UNet2DConditionModel.from_pretrained(tmp_path / "unet", torch_dtype=torch.float32)
+    z, t, text = torch.randn(2, 3, 64, 64), torch.tensor([10, 900]), torch.randn(2, 32, 32)
+    with torch.no_grad():
+        expected, got = trainee.ema(z, t, text).sample, back(z, t, text).sample
+    assert torch.allclose(expected, got, atol=2e-2)
+
+
+def test_text_states_are_padded_as_a_prompt_processor_pads(words, encoder):
+    states = denoiser.encode_text(["", "a red cube, side view"], words, encoder)
+    assert states.shape == (2, tokenizer.MAX_LENGTH, 32)
+    assert isinstance(encoder, CLIPTextModel)
+
+
+def test_wilson_interval():
+    """Agresti and Coull's textbook case: 9 of 10 gives [0.596, 0.982]."""
+    assert str(Rate(9, 10)) == "0.900 [0.596, 0.982] (n = 10)"
