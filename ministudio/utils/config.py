@@ -123,13 +123,20 @@ def load_config(
     parts += [_parse_word(word) for word in cli_args]
     try:
         cfg = OmegaConf.merge(*parts, kwargs)
-        missing = sorted(OmegaConf.missing_keys(cfg))
+        missing = list(_missing(OmegaConf.to_container(cfg)))
         if missing:
             raise UserError(f"{missing[0]} is missing: add {missing[0]}={_example(missing[0])}")
         OmegaConf.resolve(cfg)
     except OmegaConfBaseException as error:
         raise _from_omegaconf(error) from None
     return parse_structured(ExperimentConfig, cfg)
+
+
+def _missing(node: Any, path: str = "") -> Iterator[str]:
+    """Paths of the values ???; unlike omegaconf's own search it follows no interpolation."""
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in children:
+        yield from [f"{path}{key}"] if value == "???" else _missing(value, f"{path}{key}.")
 
 
 def _read_yaml(path: str) -> DictConfig:
