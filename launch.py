@@ -49,8 +49,10 @@ def main(argv: list[str]) -> int:
     args, overrides = parse_arguments(argv)
     if args.gpu is not None:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", args.gpu)
-    from ministudio.launcher import launch  # only now: --help does not wait for torch
-
+    try:
+        from ministudio.launcher import launch  # only now: --help does not wait for torch
+    except KeyboardInterrupt:
+        return 130
     return launch(args, overrides, root=Path(__file__).resolve().parent)
 
 

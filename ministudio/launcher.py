@@ -19,7 +19,6 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from rich.logging import RichHandler
 
 import ministudio
 from ministudio.utils import callbacks
@@ -69,9 +68,16 @@ def _disk_problem(error: OSError) -> str | None:
     return f"cannot write {error.filename or 'the output'}: {error.strerror}; {mend}"
 
 
+class _Lines(logging.Handler):
+    """Each message a line on standard output, where the progress bar makes room for it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        print(prefix + record.getMessage(), flush=True)
+
+
 def _set_up_logging(verbose: bool) -> None:
-    handler = RichHandler(show_time=False, show_path=verbose, markup=False)
-    ministudio.logger.handlers[:] = [handler]
+    ministudio.logger.handlers[:] = [_Lines()]
     ministudio.logger.propagate = False
     ministudio.logger.setLevel(logging.DEBUG if verbose else logging.INFO)
     if not verbose:  # what Lightning says about hardware, workers and half epochs does not concern a user here
