@@ -10,6 +10,7 @@ from torch import Tensor
 
 import ministudio
 from ministudio.models.background.base import BaseBackground
+from ministudio.models.networks import get_encoding, get_mlp
 from ministudio.utils.config import ConfigError
 from ministudio.utils.ops import get_activation
 
@@ -34,8 +35,6 @@ class NeuralEnvironmentMapBackground(BaseBackground):
     cfg: Config
 
     def configure(self) -> None:
-        from ministudio.models.networks import get_encoding, get_mlp
-
         self.encoding = get_encoding(3, self.cfg.dir_encoding_config)
         self.network = get_mlp(self.encoding.n_output_dims, self.cfg.n_output_dims, self.cfg.mlp_network_config)
         self.activation = get_activation(self.cfg.color_activation)

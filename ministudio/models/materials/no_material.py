@@ -9,6 +9,7 @@ from torch import Tensor
 
 import ministudio
 from ministudio.models.materials.base import BaseMaterial
+from ministudio.models.networks import get_mlp
 from ministudio.utils.base import BaseModule
 from ministudio.utils.config import ConfigError
 from ministudio.utils.ops import get_activation
@@ -33,8 +34,6 @@ class NoMaterial(BaseMaterial):
         self.activation = get_activation(self.cfg.color_activation)
         self.network = None
         if self.cfg.mlp_network_config is not None:
-            from ministudio.models.networks import get_mlp
-
             if self.cfg.input_feature_dims is None:
                 raise ConfigError("input_feature_dims", "is missing: mlp_network_config needs it")
             self.network = get_mlp(self.cfg.input_feature_dims, self.cfg.n_output_dims, self.cfg.mlp_network_config)
