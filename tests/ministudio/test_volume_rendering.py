@@ -49,3 +49,16 @@ def test_no_samples_give_empty_pixels_and_no_nan():
     pixels = compositing.accumulate(weights, torch.zeros(0, 3), rays, 5)
     pixels.sum().backward()
     assert pixels.shape == (5, 3) and not pixels.any()
+
+
+def test_a_volume_without_samples_renders_the_background():
+    """An object that has vanished must not stop a run: its pixels are background, its gradient zero."""
+    from ministudio.models.geometry.implicit_volume import ImplicitVolume
+
+    grid = {"otype": "HashGrid", "n_levels": 2, "n_features_per_level": 2, "log2_hashmap_size": 8,
+            "base_resolution": 4, "per_level_scale": 2.0}
+    for normal_type in ("analytic", "finite_difference"):
+        volume = ImplicitVolume({"pos_encoding_config": grid, "normal_type": normal_type})
+        known = volume(torch.zeros(0, 3), output_normal=True)
+        assert {key: tuple(value.shape) for key, value in known.items()} == {
+            "density": (0, 1), "features": (0, 3), "normal": (0, 3), "shading_normal": (0, 3)}

@@ -122,7 +122,7 @@ class ImplicitVolume(BaseImplicitGeometry):
                 result["normal"] = result["shading_normal"] = self._normal(points, encoded, density)
         if analytic and not self.training:
             result = {key: value.detach() for key, value in result.items()}
-        return {key: value.view(*shape, -1) for key, value in result.items()}
+        return {key: value.view(*shape, value.shape[-1]) for key, value in result.items()}
 
     def forward_density(self, points: Tensor) -> Tensor:
         """Points (..., 3) to density (..., 1)."""
@@ -139,7 +139,7 @@ class ImplicitVolume(BaseImplicitGeometry):
         if self.cfg.n_feature_dims == 0:
             return {}
         rows = points.reshape(-1, 3)
-        return {"features": self.feature_network(self._encode(rows)).view(*points.shape[:-1], -1)}
+        return {"features": self.feature_network(self._encode(rows)).view(*points.shape[:-1], self.cfg.n_feature_dims)}
 
     # --- normals ---------------------------------------------------------------------------------
 

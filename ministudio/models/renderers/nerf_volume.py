@@ -92,7 +92,7 @@ class NeRFVolumeRenderer(Renderer):
         else:
             images = chunk_batch(lambda *rows: self._render(*rows)[0], self._rays_per_chunk(), *rays)
             packed = {}
-        images = {key: value.view(*shape, -1) for key, value in images.items()}
+        images = {key: value.view(*shape, value.shape[-1]) for key, value in images.items()}
         background = self._background(rays_d, bg_color)
         color = images["comp_rgb_fg"] + background * (1.0 - images["opacity"])
         return {"comp_rgb": color, "comp_rgb_bg": background, **images, **packed}
