@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Callable, Union
+from typing import Callable, Optional, Union
 
 import numpy as np
 import torch
+from scipy.ndimage import binary_dilation, maximum_filter, minimum_filter
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from skimage.measure import marching_cubes
@@ -34,7 +35,8 @@ def extract_mesh(
         resolution: samples along each axis, at least 4.
         threshold: a value, or "auto" for the mean of all values above 1e-5.
         chunk: points in one call of field, 0 for a default.
-        coarse_to_fine: find the tight box at half the resolution first, then spend all samples in it.
+        coarse_to_fine: look at half the resolution first, then spend all samples on what is found there;
+            a part thinner than two samples can be missed.
         outlier_faces: parts with fewer faces are dropped; an int counts faces, a float is a share of
             the largest part; 0 keeps all. Walls of closed cavities, which nobody can see, go with them.
 
@@ -46,22 +48,32 @@ def extract_mesh(
     """
     chunk = chunk if chunk > 0 else _CHUNK
     if coarse_to_fine:
-        coarse = max(resolution // 2, 4)
-        values = _sample(field, bbox, coarse, chunk)
-        bbox = _tight_box(values > _level(values, threshold), bbox)
-    values = _sample(field, bbox, resolution, chunk)
-    vertices, faces = _marching_cubes(values, _level(values, threshold), bbox.cpu().numpy())
+        coarse = _sample(field, _axes(bbox, max(resolution // 2, 4)), chunk)
+        level = _level(coarse, threshold)
+        tight = _tight_box(coarse > level, bbox)
+        values = _refine(field, coarse, level, bbox, _axes(tight, resolution), chunk)
+        bbox = tight
+    else:
+        values = _sample(field, _axes(bbox, resolution), chunk)
+        level = _level(values, threshold)
+    vertices, faces = _marching_cubes(values, _level(values, level), bbox.cpu().numpy())
     if outlier_faces > 0:
         vertices, faces = _without_outliers(vertices, faces, outlier_faces)
     return Mesh(torch.from_numpy(vertices).to(bbox.device), torch.from_numpy(faces).to(bbox.device))
 
 
-def _sample(field: Field, bbox: Tensor, resolution: int, chunk: int) -> np.ndarray:
-    """Values at the nodes of a regular grid over the box, (R, R, R) float32, all finite."""
-    axes = [torch.linspace(float(low), float(high), resolution, device=bbox.device) for low, high in bbox.T]
-    values = torch.empty(resolution**3)
-    for start in range(0, resolution**3, chunk):
-        index = torch.arange(start, min(start + chunk, resolution**3), device=bbox.device)
+def _axes(bbox: Tensor, resolution: int) -> list[Tensor]:
+    """Coordinates of the nodes of a regular grid over the box along x, y and z, (R,) each."""
+    return [torch.linspace(float(low), float(high), resolution, device=bbox.device) for low, high in bbox.T]
+
+
+def _sample(field: Field, axes: list[Tensor], chunk: int, where: Optional[np.ndarray] = None) -> np.ndarray:
+    """Values at the nodes of the grid, (R, R, R); or only where the mask (R, R, R) is true, (M,). All finite."""
+    resolution = len(axes[0])
+    nodes = np.arange(resolution**3) if where is None else np.flatnonzero(where)
+    values = torch.empty(len(nodes))
+    for start in range(0, len(nodes), chunk):
+        index = torch.from_numpy(nodes[start : start + chunk]).to(axes[0].device)
         x, y, z = index // resolution**2, index // resolution % resolution, index % resolution
         points = torch.stack([axes[0][x], axes[1][y], axes[2][z]], dim=-1)
         values[start : start + len(index)] = field(points).reshape(-1).float().cpu()
@@ -71,7 +83,32 @@ def _sample(field: Field, bbox: Tensor, resolution: int, chunk: int) -> np.ndarr
             f"no mesh: the field is NaN or infinite at {bad} of {len(values)} points; "
             "the training diverged, export an earlier checkpoint"
         )
-    return values.view(resolution, resolution, resolution).numpy()
+    return values.numpy() if where is not None else values.view(resolution, resolution, resolution).numpy()
+
+
+def _refine(
+    field: Field, coarse: np.ndarray, level: float, bbox: Tensor, axes: list[Tensor], chunk: int
+) -> np.ndarray:
+    """Values on a fine grid inside the box of a coarse one, (R, R, R).
+
+    The field is asked only near the surface that the coarse grid shows, which saves most of the
+    work; elsewhere the nearest coarse value stands in. Where the surface turns out to run on into
+    stand-ins it is followed, so that both ends of every edge that it crosses are true values.
+    """
+    last = len(coarse) - 1
+    inside = coarse > level
+    mixed = maximum_filter(inside, 2, origin=-1) != minimum_filter(inside, 2, origin=-1)  # by the cell's lower corner
+    mixed = binary_dilation(mixed, np.ones((3, 3, 3)))
+    position = [((axis - low) / (high - low) * last).cpu().numpy() for axis, (low, high) in zip(axes, bbox.T)]
+    values = coarse[np.ix_(*[np.rint(p).astype(int).clip(0, last) for p in position])]
+    near = mixed[np.ix_(*[np.floor(p).astype(int).clip(0, last - 1) for p in position])]
+    known = np.zeros_like(near)
+    while near.any():
+        values[near] = _sample(field, axes, chunk, near)
+        known |= near
+        inside = values > level
+        near = (binary_dilation(inside) & binary_dilation(~inside)) & ~known  # has a neighbour on the other side
+    return values
 
 
 def _level(values: np.ndarray, threshold: Union[float, str]) -> float:
