@@ -91,14 +91,14 @@ def _refine(
 ) -> np.ndarray:
     """Values on a fine grid inside the box of a coarse one, (R, R, R).
 
-    The field is asked only near the surface that the coarse grid shows, which saves most of the
-    work; elsewhere the nearest coarse value stands in. Where the surface turns out to run on into
+    The field is asked only near the surface that the coarse grid shows, which saves about half of
+    the work; elsewhere the nearest coarse value stands in. Where the surface turns out to run on into
     stand-ins it is followed, so that both ends of every edge that it crosses are true values.
     """
     last = len(coarse) - 1
     inside = coarse > level
     mixed = maximum_filter(inside, 2, origin=-1) != minimum_filter(inside, 2, origin=-1)  # by the cell's lower corner
-    mixed = binary_dilation(mixed, np.ones((3, 3, 3)))
+    mixed = binary_dilation(mixed, np.ones((3, 3, 3)))  # without this margin, bumps between coarse nodes are lost
     position = [((axis - low) / (high - low) * last).cpu().numpy() for axis, (low, high) in zip(axes, bbox.T)]
     values = coarse[np.ix_(*[np.rint(p).astype(int).clip(0, last) for p in position])]
     near = mixed[np.ix_(*[np.floor(p).astype(int).clip(0, last - 1) for p in position])]
