@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit, prange
 
-from . import shapes
+from . import patterns, shapes
 from .cameras import Cameras
 from .patterns import PALETTE, albedo
 from .shapes import RADIUS, normal, sdf, sdf_part
@@ -113,7 +113,6 @@ def render(scenes: Scenes, size: int, samples: int = 2) -> tuple[np.ndarray, np.
 def studio(shape: str, color: str, pattern: str, cameras: Cameras, background=(1.0, 1.0, 1.0),
            ambient: float = 0.1) -> Scenes:
     """The named object seen by each camera, the light at the camera, before one flat colour."""
-    from . import patterns
     n = len(cameras)
     flat = np.tile(np.asarray(background, np.float64), (n, 1))
     index = lambda names, name: np.full(n, names.index(name))

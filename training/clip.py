@@ -59,11 +59,6 @@ def build(recipe: ClipRecipe, tokenizer: CLIPTokenizer) -> CLIPModel:
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=recipe.projection))
 
 
-def features(output: object) -> Tensor:
-    """The projected features (B, projection), whichever way transformers hands them over."""
-    return output if isinstance(output, Tensor) else output.pooler_output
-
-
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     """Blur some, add noise to some: what a renderer or a sampler does and the world does not.
 

@@ -63,12 +63,6 @@ def get_activation(name: str | None) -> Callable[[Tensor], Tensor]:
     return activation
 
 
-def scale_tensor(x: Tensor, source: Any, target: Any) -> Tensor:
-    """Map linearly from the range source = (low, high) to target = (low, high); bounds broadcast."""
-    unit = (x - source[0]) / (source[1] - source[0])
-    return unit * (target[1] - target[0]) + target[0]
-
-
 def dot(x: Tensor, y: Tensor) -> Tensor:
     """Inner product over the last axis, (..., D) x (..., D) -> (..., 1)."""
     return (x * y).sum(-1, keepdim=True)

@@ -143,3 +143,23 @@ def test_analytic_normals_equal_fine_differences_and_train_the_table():
     (a * torch.tensor([1.0, 2.0, 3.0])).sum().backward()
     gradients = [p.grad for p in volumes["analytic"].encoding.parameters()]
     assert all(g.isfinite().all() and g.abs().sum() > 0 for g in gradients)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_vanished_object_renders_as_background_and_stops_nothing(training):
+    """No sample at all, with normals and shading: background pixels, finite and zero gradients."""
+    grid = {"otype": "HashGrid", "n_levels": 2, "n_features_per_level": 2, "log2_hashmap_size": 8,
+            "base_resolution": 4, "per_level_scale": 2.0}
+    volume = ImplicitVolume({"normal_type": "analytic", "pos_encoding_config": grid})
+    renderer = ministudio.find("nerf-volume-renderer")(
+        {"num_samples_per_ray": 32}, geometry=volume,
+        material=ministudio.find("diffuse-with-point-light-material")({"ambient_only_steps": 0}),
+        background=ministudio.find("solid-color-background")({"color": [0.2, 0.4, 0.6]})).train(training)
+    volume.train(training)
+    o, d, _ = _look(9)
+    out = renderer(o, d, torch.zeros(1, 3))
+    assert not out["opacity"].any()
+    assert torch.allclose(out["comp_rgb"], torch.tensor([0.2, 0.4, 0.6]).expand(1, 9, 9, 3))
+    if training:
+        out["comp_rgb"].sum().backward()
+        assert not any(p.grad.any() for p in volume.parameters() if p.grad is not None)

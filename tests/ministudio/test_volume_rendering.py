@@ -51,8 +51,7 @@ def test_no_samples_give_empty_pixels_and_no_nan():
     assert pixels.shape == (5, 3) and not pixels.any()
 
 
-def test_a_volume_without_samples_renders_the_background():
-    """An object that has vanished must not stop a run: its pixels are background, its gradient zero."""
+def test_a_volume_answers_no_points_with_no_rows():
     from ministudio.models.geometry.implicit_volume import ImplicitVolume
 
     grid = {"otype": "HashGrid", "n_levels": 2, "n_features_per_level": 2, "log2_hashmap_size": 8,

@@ -8,7 +8,8 @@ With corner weights w_c(x) = prod_d (f_d or 1 - f_d), corner features T_c and a 
 
 Threads own points, or levels where they add to the table: no two write to one place, so results are
 bit-equal between runs. Points outside [0, 1] and NaN wrap around inside their level, as in
-tinycudann; no index ever leaves the table.
+tinycudann; no index ever leaves the table. (The choice between plain and directional weights stands
+in both `gather` and `scatter`: as one shared inline function it makes `gather` 2.5 times slower.)
 """
 
 from __future__ import annotations
