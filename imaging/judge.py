@@ -1,7 +1,7 @@
 """Judging images by retrieval: does a CLIP that took no part in making them find their caption?
 
-Works with the embedded judge (`models/toybox/judge`) and with any CLIP folder in transformers'
-format, such as ViT-B/16.
+Works with the embedded judge (`models/toybox/judge`) and with any folder of a CLIP or another
+vision-text dual encoder in transformers' format, such as CLIP ViT-B/16.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import PreTrainedModel
 
 
 class JudgeError(ValueError):
@@ -21,19 +22,35 @@ class JudgeError(ValueError):
     is_user_error = True
 
 
+def _side(size: int | dict[str, int]) -> int:
+    """The side in pixels that a preprocessor configuration asks for, in any of its spellings."""
+    return size if isinstance(size, int) else size.get("height") or size["shortest_edge"]
+
+
+def image_features(model: PreTrainedModel, pixels: Tensor) -> Tensor:
+    """Unit feature vectors (B, D) of normalised pixels (B, 3, H, W); convolutional towers pool to (B, C, 1, 1)."""
+    pooled = model.vision_model(pixel_values=pixels).pooler_output.flatten(1)
+    return F.normalize(model.visual_projection(pooled), dim=-1)
+
+
+def text_features(model: PreTrainedModel, tokens: dict[str, Tensor]) -> Tensor:
+    """Unit feature vectors (B, D) of tokenized texts: input_ids and attention_mask (B, L)."""
+    return F.normalize(model.text_projection(model.text_model(**tokens).pooler_output), dim=-1)
+
+
 class Judge:
     """A frozen CLIP with its own tokenizer and pixel normalisation."""
 
     def __init__(self, folder: str | Path, device: str | torch.device = "cpu") -> None:
-        from transformers import CLIPModel, CLIPTokenizer
+        from transformers import AutoModel, CLIPTokenizer
 
         folder, self.device = Path(folder), torch.device(device)
         if not (folder / "config.json").is_file():
             raise JudgeError(f"no CLIP model in {folder}: run tools/build_toybox.py or name another folder")
-        self.model = CLIPModel.from_pretrained(folder).to(self.device).eval().requires_grad_(False)
+        self.model = AutoModel.from_pretrained(folder).to(self.device).eval().requires_grad_(False)
         self.tokenizer = CLIPTokenizer.from_pretrained(folder)
         pixels = json.loads((folder / "preprocessor_config.json").read_text())
-        self.size = self.model.config.vision_config.image_size
+        self.size = _side(pixels.get("crop_size") or pixels["size"])
         self.mean, self.std = (torch.tensor(pixels[k], device=self.device).view(1, 3, 1, 1)
                                for k in ("image_mean", "image_std"))
 
@@ -42,15 +59,13 @@ class Judge:
         """Unit feature vectors (B, D) of sRGB images (B, 3, H, W) in [0, 1]."""
         images = F.interpolate(images.to(self.device), (self.size, self.size), mode="bilinear",
                                antialias=True, align_corners=False)
-        pooled = self.model.vision_model(pixel_values=(images - self.mean) / self.std).pooler_output
-        return F.normalize(self.model.visual_projection(pooled), dim=-1)
+        return image_features(self.model, (images - self.mean) / self.std)
 
     @torch.inference_mode()
     def text_features(self, captions: Sequence[str]) -> Tensor:
         """Unit feature vectors (N, D) of captions."""
         tokens = self.tokenizer(list(captions), padding=True, truncation=True, return_tensors="pt")
-        pooled = self.model.text_model(**tokens.to(self.device)).pooler_output
-        return F.normalize(self.model.text_projection(pooled), dim=-1)
+        return text_features(self.model, tokens.to(self.device))
 
     def scores(self, images: Tensor, captions: Sequence[str]) -> Tensor:
         """Cosine similarities (B, N) of images (B, 3, H, W) in [0, 1] and captions."""

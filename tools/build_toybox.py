@@ -40,6 +40,8 @@ class Options:
     """Write a contact sheet of the world to this PNG and stop."""
     evaluate: bool = False
     """Measure the finished models, write the table into their README.md, and stop."""
+    keep: bool = False
+    """Denoiser: without a checkpoint in --work, go on from the finished U-Net in --models, not from nothing."""
     samples: int = 100
     """Diffusion samples per figure when evaluating."""
 
@@ -88,10 +90,14 @@ def train_denoiser(options: Options) -> None:
     from training import denoiser, export, loop
 
     recipe = denoiser.DenoiserRecipe()
+    if options.images:
+        recipe = dataclasses.replace(recipe, images=options.images)
     words = CLIPTokenizer.from_pretrained(options.models / "tokenizer")
     encoder = CLIPTextModel.from_pretrained(options.models / "text_encoder")
     trainee = denoiser.DenoiserTrainee(recipe, words, encoder)
-    loop.run(trainee, options.work, "denoiser", options.images or recipe.images, options.minutes)
+    if options.keep:
+        trainee.start_from(*export.read_unet(options.models))
+    loop.run(trainee, options.work, "denoiser", recipe.images, options.minutes)
     export.write_unet(trainee.ema, trainee.images_seen, options.models)
 
 

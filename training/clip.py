@@ -1,7 +1,9 @@
 """Tiny CLIPs: one whose text tower conditions the diffusion model, one that only judges.
 
-Both are `transformers.CLIPModel`s, trained with the usual contrastive loss (Radford et al. 2021)
-on toybox images. Images of the same thing count as each other's positives.
+Dual encoders in transformers' formats, trained with the usual contrastive loss (Radford et al.
+2021) on toybox images. Images of the same thing count as each other's positives. The encoder is a
+`CLIPModel`; the judge has a convolutional image tower (`VisionTextDualEncoderModel`), which learns
+this world from far fewer images than a vision transformer and errs in other ways.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers import (CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig, PretrainedConfig,
+                          PreTrainedModel, ResNetConfig, VisionTextDualEncoderConfig, VisionTextDualEncoderModel)
 
+from imaging.judge import image_features, text_features
 from toybox import captions, dataset
 from toybox.captions import Thing
 
@@ -30,9 +34,7 @@ class ClipRecipe:
 
     text_width: int
     text_layers: int
-    vision_width: int
-    vision_layers: int
-    patch: int  # pixels
+    vision: PretrainedConfig  # of the image tower
     projection: int
     seed: int
     images: int  # how many to train on
@@ -41,22 +43,34 @@ class ClipRecipe:
     whole_pool: bool = False  # contrast with a caption of every training combination, not of the batch
 
 
-ENCODER = ClipRecipe(128, 3, 128, 3, 8, 128, seed=1, images=100_000)
-JUDGE = ClipRecipe(96, 2, 192, 5, 8, 160, seed=1001, images=300_000, batch_size=64, whole_pool=True)
+def vit(width: int, layers: int, patch: int) -> CLIPVisionConfig:
+    """CLIP's own image tower; patch in pixels."""
+    return CLIPVisionConfig(hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers,
+                            num_attention_heads=width // 32, image_size=IMAGE_SIZE, patch_size=patch)
 
 
-def build(recipe: ClipRecipe, tokenizer: CLIPTokenizer) -> CLIPModel:
+def resnet(widths: tuple[int, ...], depth: int) -> ResNetConfig:
+    """A residual network of `depth` blocks a stage; its stem divides the image side by four."""
+    return ResNetConfig(embedding_size=widths[0], hidden_sizes=list(widths), depths=[depth] * len(widths),
+                        layer_type="basic", hidden_size=widths[-1])
+
+
+ENCODER = ClipRecipe(128, 3, vit(128, 3, 8), 128, seed=1, images=100_000)
+JUDGE = ClipRecipe(96, 2, resnet((64, 96, 160, 256), 2), 160, seed=1001, images=100_000, batch_size=64, whole_pool=True)
+
+
+def build(recipe: ClipRecipe, tokenizer: CLIPTokenizer) -> PreTrainedModel:
     """A fresh model of the recipe, initialised from its seed."""
     torch.manual_seed(recipe.seed)
-    shared = dict(num_attention_heads=recipe.text_width // 32, hidden_size=recipe.text_width,
-                  intermediate_size=4 * recipe.text_width, num_hidden_layers=recipe.text_layers)
-    text = dict(shared, vocab_size=len(tokenizer), max_position_embeddings=MAX_LENGTH,
-                bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id, projection_dim=recipe.projection)
-    vision = dict(hidden_size=recipe.vision_width, intermediate_size=4 * recipe.vision_width,
-                  num_hidden_layers=recipe.vision_layers, num_attention_heads=recipe.vision_width // 32,
-                  image_size=IMAGE_SIZE, patch_size=recipe.patch, projection_dim=recipe.projection)
-    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=recipe.projection))
+    text = CLIPTextConfig(
+        num_attention_heads=recipe.text_width // 32, hidden_size=recipe.text_width,
+        intermediate_size=4 * recipe.text_width, num_hidden_layers=recipe.text_layers, vocab_size=len(tokenizer),
+        max_position_embeddings=MAX_LENGTH, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id, projection_dim=recipe.projection)
+    towers = dict(text_config=text.to_dict(), vision_config=recipe.vision.to_dict(), projection_dim=recipe.projection)
+    if isinstance(recipe.vision, CLIPVisionConfig):
+        return CLIPModel(CLIPConfig(**towers))
+    return VisionTextDualEncoderModel(VisionTextDualEncoderConfig(**towers))
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -119,9 +133,9 @@ class ClipTrainee:
         texts, named = self._candidates(batch)
         tokens = self.tokenizer(texts, padding=True, return_tensors="pt")
         with torch.autocast("cpu", torch.bfloat16):
-            out = self.model(pixel_values=images * 2 - 1, **tokens)
+            seen, read = image_features(self.model, images * 2 - 1), text_features(self.model, tokens)
         same = torch.tensor([[a == b for b in named] for a in batch.things])
-        loss = contrastive_loss(out.logits_per_image.float(), same)
+        loss = contrastive_loss(self.model.logit_scale.exp() * seen.float() @ read.float().T, same)
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
         self.optimizer.zero_grad(set_to_none=True)

@@ -1,8 +1,10 @@
 """The embedded diffusion model: a 64 x 64 pixel-space U-Net that reads the tiny CLIP's text states.
 
 v-prediction (Salimans and Ho 2022) on the squared-cosine schedule, captions dropped one time in
-ten for classifier-free guidance. Training starts at 32 x 32 pixels, where an image costs a quarter
-and the words are learnt, and goes on at 64 x 64.
+ten for classifier-free guidance. Training starts at 32 x 32 pixels, where an image costs a third
+and the words are learnt, and goes on at 64 x 64. Batches are small and the rate is high: in 150 s
+from nothing at 32 x 32 on two cores, the error on fresh images was 0.238 at batch 32 and rate 4e-4,
+0.206 at 16 and 4e-4, 0.177 at 16 and 1e-3 (one run each).
 """
 
 from __future__ import annotations
@@ -33,8 +35,9 @@ class DenoiserRecipe:
     seed: int = 2
     images: int = 300_000  # in all
     small_images: int = 45_000  # of these, the first so many at half the resolution
-    batch_size: int = 32  # twice that at half the resolution
-    learning_rate: float = 4e-4
+    decay_images: int = 50_000  # of these, the last so many at a falling learning rate
+    batch_size: int = 16  # twice that at half the resolution
+    learning_rate: float = 1e-3
     caption_dropout: float = 0.1
     ema_decay: float = 0.999
 
@@ -95,7 +98,14 @@ class DenoiserTrainee:
         self.scheduler = build_scheduler()
         self.optimizer = torch.optim.AdamW(self.unet.parameters(), recipe.learning_rate,
                                            weight_decay=0.01, betas=(0.9, 0.98), fused=True)
-        self.images_seen = self.step_index = 0
+        self.images_seen = self.step_index = self.first_step = 0
+
+    def start_from(self, unet: UNet2DConditionModel, images_seen: int) -> None:
+        """Take over weights whose optimiser state is lost: the rate warms up anew, the data go on."""
+        self.unet.load_state_dict(unet.state_dict())
+        self.ema.load_state_dict(unet.state_dict())
+        self.images_seen = images_seen
+        self.step_index = self.first_step = images_seen // self.recipe.batch_size
 
     def _batch(self) -> tuple[Tensor, Tensor]:
         """Images (B, 3, S, S) in [-1, 1] and text states, some of them of the empty caption."""
@@ -111,18 +121,25 @@ class DenoiserTrainee:
     def _loss(self, x: Tensor, text: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(self.recipe.seed + 7919 * self.step_index)
         steps = self.scheduler.config.num_train_timesteps
-        t = torch.randint(0, steps, (len(x),), generator=generator)
+        # One t from each of B equal parts of the range: a batch sees every noise level.
+        share = (torch.arange(len(x)) + torch.rand(len(x), generator=generator)) / len(x)
+        t = (share * steps).long()
         noise = torch.randn(x.shape, generator=generator)
         z = self.scheduler.add_noise(x, noise, t)
         with torch.autocast("cpu", torch.bfloat16):
             v = self.unet(z, t, text).sample
         return (v.float() - self.scheduler.get_velocity(x, noise, t)).square().mean()
 
+    def _learning_rate(self) -> float:
+        """Linear warm-up over 200 steps, constant, then linear decay to a hundredth at the goal."""
+        r = self.recipe
+        left = (r.images - self.images_seen) / r.decay_images
+        return r.learning_rate * min(1.0, (self.step_index - self.first_step + 1) / 200, max(left, 0.01))
+
     def step(self) -> float:
         images, text = self._batch()
-        warm_up = min(1.0, (self.step_index + 1) / 200)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate * warm_up
+            group["lr"] = self._learning_rate()
         loss = self._loss(images, text)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -136,19 +153,22 @@ class DenoiserTrainee:
     @torch.no_grad()
     def _average(self) -> None:
         """Moving average of the weights, short while young."""
-        decay = min(self.recipe.ema_decay, (1 + self.step_index) / (10 + self.step_index))
+        age = self.step_index - self.first_step
+        decay = min(self.recipe.ema_decay, (1 + age) / (10 + age))
         torch._foreach_lerp_(list(self.ema.parameters()), list(self.unet.parameters()), 1 - decay)
 
     def state_dict(self) -> dict:
         return {"unet": self.unet.state_dict(), "ema": self.ema.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
-                "images_seen": self.images_seen, "step_index": self.step_index}
+                "images_seen": self.images_seen, "step_index": self.step_index,
+                "first_step": self.first_step}
 
     def load_state_dict(self, state: dict) -> None:
         self.unet.load_state_dict(state["unet"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.images_seen, self.step_index = state["images_seen"], state["step_index"]
+        self.first_step = state["first_step"]
 
     def sample(self, path: Path) -> None:
         """A sheet of samples: a row of training combinations, a row of held-out ones."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import CLIPModel, CLIPTokenizer, PreTrainedModel
 
 from toybox import captions
 
@@ -30,7 +30,7 @@ def _write_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
     write_slow_format(tokenizer, folder)
 
 
-def write_clip(model: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
+def write_clip(model: PreTrainedModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
     """A CLIP with its tokenizer and pixel normalisation, self-contained."""
     model.save_pretrained(folder)
     _write_tokenizer(tokenizer, folder)
@@ -54,3 +54,9 @@ def write_unet(unet: UNet2DConditionModel, images_seen: int, models: Path) -> No
     half.to(torch.float16).save_pretrained(models / "unet")
     build_scheduler().save_pretrained(models / "scheduler")
     (models / "model_index.json").write_text(json.dumps(_INDEX, indent=2) + "\n")
+
+
+def read_unet(models: Path) -> tuple[UNet2DConditionModel, int]:
+    """The finished U-Net of a folder, in single precision, and the images that it has seen."""
+    unet = UNet2DConditionModel.from_pretrained(models / "unet", torch_dtype=torch.float32)
+    return unet, json.loads((models / "training.json").read_text())["denoiser_images"]

@@ -56,7 +56,7 @@ class _StopSignal:
 
 
 def run(trainee: Trainee, folder: Path, name: str, images: int, minutes: float | None = None,
-        save_every: float = 300.0) -> bool:
+        save_every: float = 600.0) -> bool:
     """Train until `images` have been seen; True if the goal was reached.
 
     folder: holds `<name>.pt` (continued from if it is there) and sample pictures. minutes: stop

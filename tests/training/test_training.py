@@ -11,7 +11,8 @@ from toybox import captions
 from training import clip, denoiser, export, loop, tokenizer
 from training.evaluate import Rate
 
-TINY_CLIP = clip.ClipRecipe(32, 1, 32, 1, 16, 16, seed=5, images=64, batch_size=8)
+TINY_CLIP = clip.ClipRecipe(32, 1, clip.vit(32, 1, 16), 16, seed=5, images=64, batch_size=8)
+TINY_JUDGE = clip.ClipRecipe(32, 1, clip.resnet((8, 16), 1), 16, seed=6, images=64, batch_size=8, whole_pool=True)
 TINY_UNET = denoiser.DenoiserRecipe(channels=(16, 16, 32, 32), images=48, small_images=16, batch_size=4)
 
 
@@ -51,7 +52,7 @@ def test_contrastive_loss_is_least_where_images_match_every_caption_that_names_t
 
 def _trainees(words, encoder):
     yield lambda: clip.ClipTrainee(TINY_CLIP, words)
-    yield lambda: clip.ClipTrainee(dataclasses.replace(TINY_CLIP, whole_pool=True), words)
+    yield lambda: clip.ClipTrainee(TINY_JUDGE, words)
     yield lambda: denoiser.DenoiserTrainee(TINY_UNET, words, copy.deepcopy(encoder))
 
 
