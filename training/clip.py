@@ -56,7 +56,7 @@ def resnet(widths: tuple[int, ...], depth: int) -> ResNetConfig:
 
 
 ENCODER = ClipRecipe(128, 3, vit(128, 3, 8), 128, seed=1, images=100_000)
-JUDGE = ClipRecipe(96, 2, resnet((64, 96, 160, 256), 2), 160, seed=1001, images=100_000, batch_size=64, whole_pool=True)
+JUDGE = ClipRecipe(96, 2, resnet((64, 96, 160, 256), 2), 160, seed=1001, images=200_000, batch_size=64, whole_pool=True)
 
 
 def build(recipe: ClipRecipe, tokenizer: CLIPTokenizer) -> PreTrainedModel:

@@ -43,7 +43,10 @@ class DenoiserRecipe:
 
 
 def build_unet(recipe: DenoiserRecipe, text_width: int) -> UNet2DConditionModel:
-    """A fresh U-Net, attention at the two coarsest levels, initialised from the recipe's seed."""
+    """A fresh U-Net, attention at the two coarsest levels, initialised from the recipe's seed.
+
+    The text reaches every level besides, pooled and added to the time embedding, as in DeepFloyd IF.
+    """
     torch.manual_seed(recipe.seed)
     plain, cross = "DownBlock2D", "CrossAttnDownBlock2D"
     return UNet2DConditionModel(
@@ -51,7 +54,8 @@ def build_unet(recipe: DenoiserRecipe, text_width: int) -> UNet2DConditionModel:
         block_out_channels=recipe.channels, layers_per_block=recipe.layers_per_block,
         down_block_types=(plain, plain, cross, cross),
         up_block_types=tuple(b.replace("Down", "Up") for b in (cross, cross, plain, plain)),
-        cross_attention_dim=text_width, attention_head_dim=8)
+        cross_attention_dim=text_width, attention_head_dim=8,
+        addition_embed_type="text", addition_embed_type_num_heads=4)
 
 
 def build_scheduler() -> DDPMScheduler:

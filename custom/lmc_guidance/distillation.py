@@ -5,13 +5,12 @@ A method names the evaluations of the frozen model it needs (`queries`) and comb
 corrective's is ever used: everything here is computed without a graph.
 """
 from dataclasses import dataclass
-from typing import Dict, NamedTuple, Tuple
+from typing import Dict, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
 
 from . import gradients
-from .corrective import Corrective
 from .diffusion import DiffusionModel, full_precision
 from .errors import UserError
 from .noise import Noise
@@ -21,10 +20,12 @@ WEIGHTINGS = ("sds", "uniform", "fantasia3d")
 
 
 class TextPair(NamedTuple):
-    """Text embeddings of one batch, (B, Nt, D) each."""
+    """Text embeddings of one batch."""
 
-    cond: Tensor  # of the prompt
-    uncond: Tensor  # of the empty (or negative) prompt
+    cond: Tensor  # (B, Nt, D), of the prompt
+    uncond: Tensor  # (B, Nt, D), of the empty (or negative) prompt
+    perp_neg: Optional[Tensor] = None  # (N, B, Nt, D), views that the image must not show (Perp-Neg)
+    perp_neg_weights: Optional[Tensor] = None  # (N, B), ≤ 0
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,10 @@ Queries = Dict[str, Tuple[Tensor, Tensor]]  # name → (z, text embeddings)
 
 
 class Distillation:
-    """Base of all methods: prepares a step, runs its queries in one call, sums its terms."""
+    """Base of all methods: prepares a step, runs its queries in one call, sums its terms.
+
+    Every method asks for ε_c and ε_u, and for the negatives of Perp-Neg if there are any.
+    """
 
     def __init__(self, model: DiffusionModel, weighting: str = "sds") -> None:
         if weighting not in WEIGHTINGS:
@@ -62,12 +66,25 @@ class Distillation:
         self.model, self.weighting = model, weighting
 
     def queries(self, step: Step) -> Queries:
-        """The evaluations of the frozen model that this method needs."""
-        raise NotImplementedError
+        """The evaluations of the frozen model that this method needs; a subclass adds its own."""
+        negatives = () if step.text.perp_neg is None else step.text.perp_neg
+        return {
+            "c": (step.z, step.text.cond),
+            "u": (step.z, step.text.uncond),
+            **{f"n{i}": (step.z, negative) for i, negative in enumerate(negatives)},
+        }
 
     def terms(self, step: Step, p: Dict[str, Prediction]) -> Dict[str, Tensor]:
         """The terms of the gradient, each with its weight, from the predictions of `queries`."""
         raise NotImplementedError
+
+    def cond(self, step: Step, p: Dict[str, Prediction]) -> Tensor:
+        """ω · cond; under Perp-Neg, ε_c - ε_u also loses what it shares with the negatives."""
+        term = gradients.cond(p["c"].eps, p["u"].eps, step.w)
+        if step.text.perp_neg is not None:
+            negatives = [p[f"n{i}"].eps for i in range(len(step.text.perp_neg))]
+            term = term + step.w * gradients.perp_neg(p["c"].eps, p["u"].eps, negatives, step.text.perp_neg_weights)
+        return step.omega * term
 
     def scale(self, step: Step) -> float:
         """A factor on the sum of the terms."""
@@ -78,7 +95,7 @@ class Distillation:
         """The gradient at x (B, C, H, W) for timesteps t (B,) and noise like x, at guidance weight ω."""
         with full_precision(x):
             step = self._prepare(x, text, t, noise, omega)
-            predictions = self._predict(step, self.queries(step))
+            predictions = self.predict(step, self.queries(step))
             terms = self.terms(step, predictions)
         return Result(self.scale(step) * sum(terms.values()), terms, predictions, step)
 
@@ -88,7 +105,8 @@ class Distillation:
         z_lmc = z if noise.shared else schedule.add_noise(x, noise.lmc, t)
         return Step(x, text, t, noise, omega, self._weight(t), z, z_lmc)
 
-    def _predict(self, step: Step, queries: Queries) -> Dict[str, Prediction]:
+    def predict(self, step: Step, queries: Queries) -> Dict[str, Prediction]:
+        """All queries in one call of the U-Net."""
         z, embeddings = (torch.cat(parts) for parts in zip(*queries.values()))
         together = self.model.predict(z, step.t.repeat(len(queries)), embeddings)
         parts = zip(*(prediction.chunk(len(queries)) for prediction in together))
@@ -98,57 +116,6 @@ class Distillation:
         """w(t): σ² for `sds`, 1 for `uniform`, α σ² for `fantasia3d`; (B, 1, 1, 1)."""
         alpha, sigma = self.model.schedule.alpha(t), self.model.schedule.sigma(t)
         return {"sds": sigma**2, "uniform": torch.ones_like(sigma), "fantasia3d": alpha * sigma**2}[self.weighting]
-
-
-class SDS(Distillation):
-    """ω · cond + proj, Eq. 3-6."""
-
-    def queries(self, step: Step) -> Queries:
-        return {"c": (step.z, step.text.cond), "u": (step.z, step.text.uncond)}
-
-    def terms(self, step: Step, p: Dict[str, Prediction]) -> Dict[str, Tensor]:
-        return {
-            "cond": step.omega * gradients.cond(p["c"].eps, p["u"].eps, step.w),
-            "proj": gradients.proj(p["c"].eps, step.noise.cond, step.w),
-        }
-
-
-class LMCSDS(Distillation):
-    """ω · cond + LMC, Sec. 4-5; the LMC term may see an ε of its own."""
-
-    def __init__(
-        self,
-        model: DiffusionModel,
-        corrective: Corrective,
-        weighting: str = "sds",
-        rescale: bool = False,
-        clip_x_hat: bool = True,
-    ) -> None:
-        """rescale: scale the sum by 1/max(ω, 1). clip_x_hat: clip x̂_c to [-1, 1], pixel models only."""
-        super().__init__(model, weighting)
-        self.corrective, self.rescale = corrective, rescale
-        self.clip_x_hat = clip_x_hat and model.space == "pixel"
-
-    def queries(self, step: Step) -> Queries:
-        queries = {"c": (step.z, step.text.cond), "u": (step.z, step.text.uncond)}
-        if not step.noise.shared:
-            queries["lmc"] = (step.z_lmc, step.text.cond)
-        return queries
-
-    def terms(self, step: Step, p: Dict[str, Prediction]) -> Dict[str, Tensor]:
-        x_hat = self.x_hat(p)
-        return {
-            "cond": step.omega * gradients.cond(p["c"].eps, p["u"].eps, step.w),
-            "lmc": gradients.lmc(self.corrective(step.x, step.t, x_hat), x_hat),
-        }
-
-    def x_hat(self, p: Dict[str, Prediction]) -> Tensor:
-        """x̂_c of the LMC term."""
-        x_hat = p["lmc" if "lmc" in p else "c"].x_hat
-        return x_hat.clamp(-1, 1) if self.clip_x_hat else x_hat
-
-    def scale(self, step: Step) -> float:
-        return gradients.rescaling(step.omega) if self.rescale else 1.0
 
 
 def reparametrised_loss(x: Tensor, gradient: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from .distillation import Result
 def pictures(model: DiffusionModel, result: Result, max_items: int = 4) -> Dict[str, Any]:
     """Images (b, H, W, 3) in [0, 1] under the keys that threestudio's systems draw, with texts.
 
-    imgs_noisy: z_t. imgs_1step: x̂_c. imgs_1orig: b_k(x, t) where there is an LMC term, else x̂_u.
-    imgs_final: where the projection asks x to go: x - LMC, or x - proj. max_items ≤ 0 shows all.
+    imgs_noisy: z_t. imgs_1step: x̂_c. imgs_1orig: b_k(x, t) where there is an LMC term, else x̂_u. imgs_final: where
+    the method asks x to go without ω · cond: x - LMC or x - proj; x - gradient if it has neither. max_items ≤ 0: all.
     """
     step, p = result.step, result.predictions
     shown = len(step.x) if max_items <= 0 else min(max_items, len(step.x))
@@ -23,7 +23,7 @@ def pictures(model: DiffusionModel, result: Result, max_items: int = 4) -> Dict[
         "imgs_noisy": step.z if lmc is None else step.z_lmc,
         "imgs_1step": x_hat,
         "imgs_1orig": p["u"].x_hat if lmc is None else x_hat + lmc,
-        "imgs_final": step.x - (result.terms["proj"] if lmc is None else lmc),
+        "imgs_final": step.x - (result.terms.get("proj", result.gradient) if lmc is None else lmc),
     }
     levels = (step.t[:shown].float() / model.num_timesteps).tolist()
     return {

@@ -92,3 +92,13 @@ def perpendicular(a: Tensor, b: Tensor) -> Tensor:
     dot = (a * b).sum(dim=(1, 2, 3), keepdim=True)
     norm = (b * b).sum(dim=(1, 2, 3), keepdim=True)
     return a - dot / norm.clamp(min=torch.finfo(a.dtype).tiny) * b
+
+
+def perp_neg(eps_c: Tensor, eps_u: Tensor, eps_n: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Σ_i w_i ⊥(ε_ni - ε_u), ⊥ the part orthogonal to ε_c - ε_u: what Perp-Neg adds to ε_c - ε_u.
+
+    eps_n: N predictions (B, C, H, W) for negative prompts; weights: (N, B), ≤ 0. (Armandpour et al. 2023.)
+    """
+    towards = eps_c - eps_u
+    parts = [w.reshape(-1, 1, 1, 1) * perpendicular(n - eps_u, towards) for n, w in zip(eps_n, weights)]
+    return sum(parts, torch.zeros_like(towards))

@@ -4,19 +4,16 @@
 Values typed `Any` may be schedules, lists [s0, v0, v1, s1], wherever the host's C() takes them.
 """
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Dict, Optional, Tuple, Union
+from typing import Any, Dict, Optional, Tuple
 
 import torch
 from torch import Tensor
 
-from .checkpoint import FILE_NAME, load_corrective
 from .diffusion import DiffusionModel, half_dtype, resize
-from .distillation import LMCSDS, SDS, Distillation, TextPair, diagnostics, reparametrised_loss
+from .distillation import Distillation, TextPair, diagnostics, reparametrised_loss
 from .errors import UserError
 from .evaluation import pictures
-from .host import C, BaseObject, get_rank, info, register, warn
-from .host import name as host_name
+from .host import C, BaseObject, get_rank, info, warn
 from .noise import NoiseSource, default_seed
 
 IGNORED = ("use_img_loss", "use_sjc", "token_merging", "enable_memory_efficient_attention")
@@ -59,7 +56,11 @@ class Guidance(BaseObject):
     class Config(GuidanceConfig):
         pass
 
+    has_lmc_term = False
+
     def configure(self) -> None:
+        if self.cfg.fixed_noise == "lmc" and not self.has_lmc_term:
+            raise UserError("fixed_noise: lmc is for lmc-guidance; this guidance has no LMC term, use none or all")
         self.model = self._load_model()
         self.distillation = self.build_distillation()
         rank = get_rank()
@@ -117,6 +118,7 @@ class Guidance(BaseObject):
         draw = dict(step=self._step, device=x.device, call=self._calls)
         self._calls += 1
         t = self.noise.timesteps(self.min_step, self.max_step, len(x), **draw)
+        self.set_reference(kwargs)
         result = self.distillation(x, text, t, self.noise.draw(x.shape, **draw), self.omega)
         gradient = result.gradient
         if self.grad_clip_val is not None:
@@ -131,6 +133,9 @@ class Guidance(BaseObject):
         if guidance_eval:
             output["eval"] = pictures(self.model, result, self.cfg.max_items_eval)
         return output
+
+    def set_reference(self, batch: Dict[str, Any]) -> None:
+        """A hook for methods that compare x with something else in the batch."""
 
     def decode_latents(self, latents: Tensor, latent_height: int = 0, latent_width: int = 0) -> Tensor:
         """Latents (B, C, H, W) → images (B, 3, 8H, 8W) in [0, 1]; resized to the given latent size first."""
@@ -169,70 +174,11 @@ class Guidance(BaseObject):
         return resize(images.float(), self.model.resolution)
 
     def _embed(self, prompt_utils: Any, elevation: Tensor, azimuth: Tensor, camera_distances: Tensor) -> TextPair:
-        if getattr(prompt_utils, "use_perp_neg", False):
-            raise UserError("Perp-Neg is not supported by this guidance yet; set system.prompt_processor.use_perp_neg=false")
-        both = prompt_utils.get_text_embeddings(
-            elevation, azimuth, camera_distances, self.cfg.view_dependent_prompting
-        )
-        return TextPair(*both.to(self.model.device).chunk(2))
-
-
-@register("sds-guidance")
-class SDSGuidance(Guidance):
-    """Score distillation sampling, w(t) (ω (ε_c - ε_u) + ε_c - ε), for pixel and latent models alike."""
-
-    def build_distillation(self) -> Distillation:
-        if self.cfg.fixed_noise == "lmc":
-            raise UserError("fixed_noise: lmc is for lmc-guidance; this guidance has no LMC term, use none or all")
-        return SDS(self.model, self.cfg.weighting_strategy)
-
-
-@register("lmc-guidance")
-class LMCGuidance(Guidance):
-    """LMC-SDS, ω · cond + (b_k(x, t) - x̂_c): sharp and natural at a tenth of the usual ω and below."""
-
-    @dataclass
-    class Config(GuidanceConfig):
-        guidance_scale: Any = 10.0  # ω
-        corrective: Optional[str] = None  # file, folder or hub id; default: corrective.safetensors of the model's folder
-        rescale: bool = False  # scale the gradient by 1/max(ω, 1)
-        clip_x_hat: bool = True  # clip x̂_c to [-1, 1]; pixel models only
-
-    def build_distillation(self) -> Distillation:
-        checkpoint = load_corrective(self._corrective_path(), self.model)
-        spec = checkpoint.corrective.spec
-        for warning in checkpoint.warnings:
-            warn(warning)
-        if self.model.space == "pixel" and spec.clip_x_hat != self.cfg.clip_x_hat:
-            warn(f"guidance.clip_x_hat is {self.cfg.clip_x_hat}, the corrective was made with {spec.clip_x_hat}")
-        info(f"guidance: {spec.kind} corrective made for '{checkpoint.model['name']}', normalisation {spec.normalisation}")
-        return LMCSDS(
-            self.model, checkpoint.corrective, self.cfg.weighting_strategy, self.cfg.rescale, self.cfg.clip_x_hat
-        )
-
-    def _corrective_path(self) -> Union[str, Path]:
-        if self.cfg.corrective is not None:
-            return self.cfg.corrective
-        beside = self.model.folder / FILE_NAME
-        if not beside.is_file():
-            raise UserError(
-                f"lmc-guidance needs a corrective: '{self.model.name}' has no {FILE_NAME}; set system.guidance.corrective"
-            )
-        return beside
-
-
-if host_name == "ministudio":  # threestudio's own names, so that its YAML files run there
-
-    @register("stable-diffusion-guidance")
-    class StableDiffusionGuidance(SDSGuidance):
-        """Vanilla SDS under threestudio's name and defaults."""
-
-    @register("deep-floyd-guidance")
-    class DeepFloydGuidance(SDSGuidance):
-        """Vanilla SDS on a pixel model under threestudio's name and defaults."""
-
-        @dataclass
-        class Config(GuidanceConfig):
-            pretrained_model_name_or_path: str = "DeepFloyd/IF-I-XL-v1.0"
-            guidance_scale: Any = 20.0
-            enable_channels_last_format: bool = True
+        view = (elevation, azimuth, camera_distances, self.cfg.view_dependent_prompting)
+        if not getattr(prompt_utils, "use_perp_neg", False):
+            return TextPair(*prompt_utils.get_text_embeddings(*view).to(self.model.device).chunk(2))
+        embeddings, weights = (part.to(self.model.device) for part in prompt_utils.get_text_embeddings_perp_neg(*view))
+        cond, uncond, *negatives = embeddings.split([len(weights), len(weights), weights.numel()])
+        # Negatives come item by item: (B · N, Nt, D) → (N, B, Nt, D).
+        negatives = negatives[0].unflatten(0, weights.shape).transpose(0, 1)
+        return TextPair(cond, uncond, negatives, weights.T)

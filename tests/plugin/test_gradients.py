@@ -2,7 +2,7 @@
 import pytest
 import torch
 from lmc_guidance import gradients
-from lmc_guidance.distillation import LMCSDS, SDS
+from lmc_guidance.methods import LMCSDS, SDS
 from lmc_guidance.noise import Noise
 
 from tests.plugin import gaussian as world

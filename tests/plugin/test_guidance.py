@@ -9,7 +9,7 @@ import torch
 
 import ministudio
 from lmc_guidance import UserError, fit_spectral, save_corrective
-from lmc_guidance import guidance as _registers  # noqa: F401
+from lmc_guidance import guidance_types as _registers  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = 16
@@ -22,7 +22,7 @@ class Prompts:
 
     def get_text_embeddings(self, elevation, azimuth, camera_distances, view_dependent_prompting=True):
         generator = torch.Generator().manual_seed(0)
-        cond, uncond = torch.randn(2, 1, 8, 32, generator=generator)
+        cond, uncond = torch.randn(2, 1, 32, 32, generator=generator)
         batch = len(elevation)
         return torch.cat([cond.expand(batch, -1, -1), uncond.expand(batch, -1, -1)])
 
@@ -58,7 +58,10 @@ def rendered(batch=2, size=SIZE):
     return torch.rand(batch, size, size, 3, generator=torch.Generator().manual_seed(1)).requires_grad_(True)
 
 
-@pytest.mark.parametrize("name", ["lmc-guidance", "sds-guidance", "stable-diffusion-guidance", "deep-floyd-guidance"])
+FAMILY = ["lmc-guidance", "sds-guidance", "cond-guidance", "dds-guidance", "nfsd-guidance", "ms-sds-guidance"]
+
+
+@pytest.mark.parametrize("name", [*FAMILY, "stable-diffusion-guidance", "deep-floyd-guidance"])
 def test_contract_of_the_result(make, name):
     rgb = rendered(size=24)
     output = run(make(name), rgb)
@@ -152,7 +155,7 @@ def test_square_root_annealing_narrows_to_one_t(make):
     assert steps == [980, 500, 20, 20]
 
 
-@pytest.mark.parametrize("name", ["lmc-guidance", "sds-guidance"])
+@pytest.mark.parametrize("name", FAMILY)
 def test_pictures_on_request(make, name):
     output = run(make(name, max_items_eval=2), rendered(batch=3), guidance_eval=True)
     pictures = output["eval"]
@@ -192,6 +195,7 @@ def test_corrective_beside_the_model_is_found(make, pixel_folder, corrective, tm
         ("lmc-guidance", {"fixed_noise": "always"}, "fixed_noise is 'always'"),
         ("lmc-guidance", {"min_step_percent": 0.9, "max_step_percent": 0.5}, "0 ≤ min ≤ max ≤ 1"),
         ("sds-guidance", {"fixed_noise": "lmc"}, "no LMC term"),
+        ("ms-sds-guidance", {"denoising_steps": 0}, "denoising_steps is 0"),
         ("sds-guidance", {"weighting_strategy": "heavy"}, "weighting_strategy is 'heavy'"),
     ],
 )
@@ -292,7 +296,7 @@ def test_in_a_minimal_threestudio(pixel_folder, corrective):
 
         load_as_launcher()
         load_as_launcher()
-        assert set(host.__modules__) == {{"lmc-guidance", "sds-guidance"}}, host.__modules__
+        assert set(host.__modules__) == set({FAMILY!r}), host.__modules__
 
         class Prompts:
             def get_text_embeddings(self, elevation, azimuth, camera_distances, view_dependent_prompting=True):
@@ -335,3 +339,44 @@ def test_with_ministudios_own_prompt_processor(make, pixel_folder, tmp_path, mon
     torch.testing.assert_close(pair.cond[0], expected[0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(pair.uncond[1], expected[1], atol=1e-5, rtol=1e-5)
     assert torch.isfinite(output["loss_sds"])
+
+
+def test_perp_neg_takes_each_items_own_negatives(make):
+    """Embeddings of threestudio's layout reach the method as (N, B, Nt, D) beside weights (N, B)."""
+
+    class PerpNegPrompts(Prompts):
+        use_perp_neg = True
+
+        def get_text_embeddings_perp_neg(self, elevation, azimuth, camera_distances, view_dependent_prompting=True):
+            batch = len(elevation)
+            blocks = torch.arange(4.0 * batch)[:, None, None].expand(-1, 32, 32)  # every embedding is its own number
+            return blocks, -torch.arange(2.0 * batch).reshape(batch, 2)
+
+    guidance = make(fixed_noise="lmc")
+    text = guidance._embed(PerpNegPrompts(), **cameras(3))
+    assert [e[0, 0].item() for e in text.cond] == [0, 1, 2] and [e[0, 0].item() for e in text.uncond] == [3, 4, 5]
+    assert text.perp_neg[..., 0, 0].tolist() == [[6, 8, 10], [7, 9, 11]]
+    assert text.perp_neg_weights.tolist() == [[0, -2, -4], [-1, -3, -5]]
+    guidance.update_step(0, 1)
+    output = guidance(rendered(3), PerpNegPrompts(), **cameras(3))
+    assert torch.isfinite(output["loss_sds"]) and output["cond_norm"] > 0
+
+
+def test_dds_edits_the_reference_of_the_batch(make):
+    """With source and target prompt alike and the reference equal to x nothing is left to do."""
+    guidance, rgb = make("dds-guidance", source_prompt="a red cube"), rendered()
+    same = guidance.model.embed(["a red cube"]).repeat(4, 1, 1)
+    prompts = Prompts()
+    prompts.get_text_embeddings = lambda *view: same
+    guidance.update_step(0, 1)
+    assert guidance(rgb, prompts, **cameras(2), gt_rgb=rgb.detach())["grad_norm"] < 1e-4
+    assert guidance(rgb, prompts, **cameras(2), gt_rgb=1 - rgb.detach())["grad_norm"] > 1e-2
+    assert guidance(rgb, prompts, **cameras(2))["grad_norm"] < 1e-4
+
+
+@pytest.mark.parametrize("name", ["dds-guidance", "nfsd-guidance"])
+def test_embeddings_of_another_text_encoder_are_refused(make, name):
+    prompts = Prompts()
+    prompts.get_text_embeddings = lambda *view: torch.zeros(4, 8, 32)
+    with pytest.raises(UserError, match=r"embedding is \(8, 32\).*own text encoder is \(32, 32\)"):
+        make(name)(rendered(), prompts, **cameras(2))
