@@ -16,8 +16,9 @@ def test_loads(file, tmp_path):
     assert cfg.name == file.stem and cfg.system.prompt_processor.prompt
 
 
-def test_sds_differs_from_lmc_in_name_and_guidance_only():
-    lmc, sds = (yaml.safe_load((CONFIGS / f"dreamfusion-{kind}.yaml").read_text()) for kind in ("lmc", "sds"))
-    for config in (lmc, sds):
+@pytest.mark.parametrize("variant", ["sds", "lmc-fixed-noise"])
+def test_variants_differ_from_lmc_in_name_and_guidance_only(variant):
+    lmc, other = (yaml.safe_load((CONFIGS / f"dreamfusion-{kind}.yaml").read_text()) for kind in ("lmc", variant))
+    for config in (lmc, other):
         del config["name"], config["system"]["guidance_type"], config["system"]["guidance"]
-    assert lmc == sds
+    assert lmc == other
