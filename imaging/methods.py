@@ -1,0 +1,50 @@
+"""The score distillation family by name, as the 2D tools choose from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from lmc_guidance import DDS, LMCSDS, MSSDS, NFSD, SDS, Cond, DiffusionModel, UserError, load_corrective
+from lmc_guidance.checkpoint import FILE_NAME
+from lmc_guidance.corrective import Corrective
+from lmc_guidance.distillation import Distillation
+
+Name = Literal["sds", "lmc", "cond", "nfsd", "ms-sds", "dds"]
+LABELS = {"sds": "SDS", "lmc": "LMC-SDS", "cond": "cond", "nfsd": "NFSD", "ms-sds": "MS-SDS", "dds": "DDS"}
+
+# What NFSD's authors call bad images (Katzir et al. 2023), as in the plugin's `nfsd-guidance`.
+BAD_IMAGES = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
+
+
+def build(
+    name: str, model: DiffusionModel, corrective: str | Path | None = None, source_prompt: str | None = None
+) -> Distillation:
+    """The method `name` on `model`, with the options that the plugin's guidance types have as defaults.
+
+    corrective: file, folder or hub id for `lmc`; none: the one in the model's folder. source_prompt: what the image to
+    edit shows, for `dds`. `UserError` for an unknown name, or if the method lacks what it needs.
+    """
+    if name == "lmc":
+        return LMCSDS(model, find_corrective(model, corrective))
+    if name == "dds":
+        if source_prompt is None:
+            raise UserError("dds compares with the source image's own prompt; name what it shows by --source-prompt")
+        return DDS(model, model.embed([source_prompt]))
+    if name == "nfsd":
+        return NFSD(model, model.embed([BAD_IMAGES]))
+    if name not in LABELS:
+        raise UserError(f"no method is called '{name}'; choose one of {', '.join(LABELS)}")
+    return {"sds": SDS, "cond": Cond, "ms-sds": MSSDS}[name](model)
+
+
+def find_corrective(model: DiffusionModel, path: str | Path | None = None) -> Corrective:
+    """The corrective at `path`, or the one that lies in the model's folder; its warnings are printed."""
+    if path is None:
+        path = model.folder / FILE_NAME if model.folder is not None else None
+        if path is None or not path.is_file():
+            raise UserError(f"lmc needs a corrective: '{model.name}' has no {FILE_NAME}; name one by --corrective")
+    checkpoint = load_corrective(path, model)
+    for warning in checkpoint.warnings:
+        print(f"warning: {warning}", flush=True)
+    return checkpoint.corrective
