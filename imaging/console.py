@@ -1,0 +1,84 @@
+"""What every tool does at its edges: one line per user error, Ctrl-C as a flag, files written whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any, Callable
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Interrupted(Exception):
+    """The user stopped the run; the message says how to go on."""
+
+
+def run_tool(main: Callable[[], None]) -> None:
+    """Call a tool's main: user errors are one line and exit code 1, an interruption is exit code 130."""
+    try:
+        main()
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(130)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if not getattr(error, "is_user_error", False):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+class StopSignal:
+    """A context that turns SIGINT and SIGTERM into the flag `raised`, so that a step always ends whole."""
+
+    def __enter__(self) -> "StopSignal":
+        self.raised = False
+        self._old = {s: signal.signal(s, self._raise) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _raise(self, *_: Any) -> None:
+        self.raised = True
+
+    def __exit__(self, *_: Any) -> None:
+        for s, handler in self._old.items():
+            signal.signal(s, handler)
+
+
+def progress_bar() -> Progress:
+    """Description, bar, m/n and the time that remains; on stderr, so that stdout stays for results."""
+    from rich.console import Console
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True))
+
+
+def replace_file(path: Path, write: Callable[[Any], None]) -> None:
+    """Let `write` fill a neighbour file (open in binary), flush it to disk, move it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def save_state(path: Path, state: dict) -> None:
+    """`torch.save`, whole or not at all."""
+    replace_file(path, lambda file: torch.save(state, file))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Indented JSON, whole or not at all."""
+    replace_file(path, lambda file: file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()))
+
+
+def slug(text: str, length: int = 40) -> str:
+    """A prompt as part of a file name."""
+    return "".join(c if c.isalnum() or c == "-" else "_" for c in text)[:length].strip("_") or "empty"
