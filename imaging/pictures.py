@@ -63,7 +63,7 @@ def read_folder(folder: Path, size: int) -> Tensor:
 
 def to_bytes(rgb: Tensor) -> Tensor:
     """Images (..., 3, H, W) in [0, 1] → uint8 (..., H, W, 3)."""
-    return (rgb.detach().cpu().clamp(0, 1) * 255).round().byte().movedim(-3, -1)
+    return (rgb.detach().cpu().clamp(0, 1) * 255).round().byte().movedim(-3, -1).contiguous()
 
 
 def write_image(path: Path, rgb: Tensor) -> None:
