@@ -1,0 +1,135 @@
+"""Hugging Face data sets: local or fetched, with random access or streamed. Needs the optional package `datasets`."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any, Iterable, Iterator
+
+import torch
+
+from lmc_guidance.errors import UserError
+
+from .images import BrokenImage, Cropping, Item, Record, decode
+from .order import random_numbers
+
+IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp")
+CAPTIONS = ("text", "caption", "prompt", "txt")
+SHUFFLED = 1000  # records from which a stream's next one is drawn
+
+
+def load(name: str, stream: bool) -> Any:
+    """The data set 'owner/name[:split]' or a local folder; split `train` if none is named."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError(f"reading '{name}' needs the package datasets: pip install datasets") from error
+    path, _, split = name.partition(":")
+    try:
+        if (Path(path) / "state.json").is_file() or (Path(path) / "dataset_dict.json").is_file():
+            data = datasets.load_from_disk(path)
+            data = data[split or "train"] if isinstance(data, datasets.DatasetDict) else data
+            return data.to_iterable_dataset() if stream else data
+        return datasets.load_dataset(path, split=split or "train", streaming=stream)
+    except Exception as error:  # network, credentials, unknown names, damaged files: one line from the library
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"cannot open data set '{name}': {reason}") from error
+
+
+class Columns:
+    """Which columns hold the image and the caption, and how a row is read."""
+
+    def __init__(self, data: Any, name: str) -> None:
+        features = list(data.features or next(iter(data)))
+        self.image = next((column for column in IMAGES if column in features), None)
+        self.caption = next((column for column in CAPTIONS if column in features), None)
+        if self.image is None:
+            raise UserError(f"data set '{name}' has no image column: it has {', '.join(features)}, "
+                            f"looked for {', '.join(IMAGES)}")
+
+    def undecoded(self, data: Any) -> Any:
+        """The data set with image files as bytes, so that a broken one costs itself only."""
+        import datasets
+
+        return data.cast_column(self.image, datasets.Image(decode=False))
+
+    def record(self, row: dict, name: str) -> Record:
+        value = row[self.image]
+        try:
+            content = value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
+        except (OSError, KeyError, TypeError) as error:
+            raise BrokenImage(f"{name}: {error}") from error
+        return Record(name, content, str(row[self.caption] or "") if self.caption else "")
+
+
+class HubTable:
+    """A data set with random access, as an `images.Source`."""
+
+    def __init__(self, name: str) -> None:
+        data = load(name, stream=False)
+        self.name, self.columns = name, Columns(data, name)
+        self.captioned = self.columns.caption is not None
+        self.data = self.columns.undecoded(data)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def record(self, index: int) -> Record:
+        return self.columns.record(self.data[index], f"{self.name}[{index}]")
+
+
+class HubStream(torch.utils.data.IterableDataset):
+    """The items of one process, in order of position, from a data set that can only be read from its start.
+
+    Every process reads the whole stream and decodes its own positions; a resumed run reads past what was seen.
+    A broken image is replaced by the last good one of its process (by grey before the first).
+    """
+
+    def __init__(self, name: str, batches: Iterable[list[int]], cropping: Cropping, seed: int, held_out: int,
+                 shuffle: bool) -> None:
+        """batches: positions wanted, rising. held_out: records at the start of the stream that are kept for evaluation:
+        all that `shuffle=False` sees."""
+        data = load(name, stream=True)
+        self.name, self.columns = name, Columns(data, name)
+        self.captioned = self.columns.caption is not None
+        data = self.columns.undecoded(data)
+        self.data = data.skip(held_out).shuffle(seed=seed, buffer_size=SHUFFLED) if shuffle else data.take(held_out)
+        self.batches, self.cropping, self.seed, self.shuffle = batches, cropping, seed, shuffle
+
+    def __iter__(self) -> Iterator[Item]:
+        wanted = itertools.chain.from_iterable(self.batches)
+        position, good = next(wanted, None), None
+        for at, row in self._rows():
+            if position is None:
+                return
+            if at == position:
+                position = next(wanted, None)
+                try:
+                    good, broken = self._item(row, at), []
+                except BrokenImage as error:
+                    good, broken = good or self._grey(at), [str(error)]
+                yield good._replace(position=at, broken=broken)
+
+    def _rows(self) -> Iterator[tuple[int, dict]]:
+        position = 0
+        for epoch in itertools.count():
+            if self.shuffle:
+                self.data.set_epoch(epoch)
+            before = position
+            for row in self.data:
+                yield position, row
+                position += 1
+            if position == before:
+                raise UserError(f"data set '{self.name}' has no records beyond those kept for evaluation")
+
+    def _item(self, row: dict, position: int) -> Item:
+        record = self.columns.record(row, f"{self.name}[{position}]")
+        image = decode(record.name, record.content)
+        if self.shuffle:
+            pixels = self.cropping.random(image, random_numbers(self.seed, "crop", position))
+        else:
+            pixels = self.cropping.central(image)
+        return Item(pixels, record.caption, position, [])
+
+    def _grey(self, position: int) -> Item:
+        return Item(torch.full((3, self.cropping.size, self.cropping.size), 0.5), "", position, [])
