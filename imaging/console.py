@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import torch
+import transformers
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
@@ -19,6 +20,8 @@ class Interrupted(Exception):
 
 def run_tool(main: Callable[[], None]) -> None:
     """Call a tool's main: user errors are one line and exit code 1, an interruption is exit code 130."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    transformers.utils.logging.disable_progress_bar()  # "Loading weights" says nothing about the work
     try:
         main()
     except Interrupted as stop:

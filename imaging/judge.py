@@ -47,6 +47,8 @@ class Judge:
         folder, self.device = Path(folder), torch.device(device)
         if not (folder / "config.json").is_file():
             raise JudgeError(f"no CLIP model in {folder}: run tools/build_toybox.py or name another folder")
+        if not (folder / "preprocessor_config.json").is_file():
+            raise JudgeError(f"{folder} lacks preprocessor_config.json, which says how the model wants its pixels")
         self.model = AutoModel.from_pretrained(folder).to(self.device).eval().requires_grad_(False)
         self.tokenizer = CLIPTokenizer.from_pretrained(folder)
         pixels = json.loads((folder / "preprocessor_config.json").read_text())
@@ -57,9 +59,19 @@ class Judge:
     @torch.inference_mode()
     def image_features(self, images: Tensor) -> Tensor:
         """Unit feature vectors (B, D) of sRGB images (B, 3, H, W) in [0, 1]."""
+        return image_features(self.model, self._pixels(images))
+
+    @torch.inference_mode()
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """Hidden states of the image tower for images (B, 3, H, W) in [0, 1]: (B, C, …) each, positions last."""
+        states = self.model.vision_model(pixel_values=self._pixels(images), output_hidden_states=True).hidden_states
+        return [state if state.dim() == 4 else state.transpose(1, 2) for state in states]
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] as the image tower wants them."""
         images = F.interpolate(images.to(self.device), (self.size, self.size), mode="bilinear",
                                antialias=True, align_corners=False)
-        return image_features(self.model, (images - self.mean) / self.std)
+        return (images - self.mean) / self.std
 
     @torch.inference_mode()
     def text_features(self, captions: Sequence[str]) -> Tensor:

@@ -1,0 +1,73 @@
+"""Bootstrap intervals for figures of several prompts and seeds."""
+
+from __future__ import annotations
+
+from typing import Callable, NamedTuple, Sequence
+
+import numpy as np
+
+RESAMPLES = 2000
+LEVEL = 0.95
+
+
+class Estimate(NamedTuple):
+    """A figure with its interval, and the number of images that it rests on."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def mean(values: Sequence[float], groups: Sequence | None = None, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
+    """Mean with a percentile bootstrap interval.
+
+    groups: what each value belongs to (its prompt). Whole groups are drawn, with all their seeds, because images of
+    one prompt are alike; with one group only, single values are drawn, and the interval is about that prompt alone.
+    """
+    values = np.asarray(values, np.float64)
+    clusters = _clusters(values, groups)
+    sums, counts = np.array([c.sum() for c in clusters]), np.array([len(c) for c in clusters])
+    drawn = np.random.default_rng(seed).integers(len(clusters), size=(resamples, len(clusters)))
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    return Estimate(float(values.mean()), *_quantiles(means), len(values))
+
+
+def difference(
+    a: Sequence[float], b: Sequence[float], groups: Sequence | None = None, seed: int = 0, resamples: int = RESAMPLES
+) -> Estimate:
+    """Mean of a - b, item by item (the same prompts and seeds under two methods), with its interval."""
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} values against {len(b)}; a paired difference needs the same items")
+    return mean(np.asarray(a, np.float64) - np.asarray(b, np.float64), groups, seed, resamples)
+
+
+def basic(
+    statistic: Callable[[np.ndarray], float], rows: np.ndarray, seed: int = 0, resamples: int = 200
+) -> Estimate:
+    """A non-negative statistic of rows (N, …), less its bias, with a basic (reversed percentile) bootstrap interval.
+
+    For distances between distributions, which few rows bias upwards: resampling shows by how much, since it adds about
+    the same bias once more.
+    """
+    value, rng = statistic(rows), np.random.default_rng(seed)
+    drawn = np.array([statistic(rows[rng.integers(len(rows), size=len(rows))]) for _ in range(resamples)])
+    low, high = _quantiles(drawn)
+    return Estimate(*(max(0.0, 2 * value - q) for q in (drawn.mean(), high, low)), len(rows))
+
+
+def _clusters(values: np.ndarray, groups: Sequence | None) -> list[np.ndarray]:
+    if len(values) == 0:
+        raise ValueError("no values to average")
+    keys = list(dict.fromkeys(groups)) if groups is not None else []
+    if len(keys) < 2:
+        return [values[i : i + 1] for i in range(len(values))]
+    return [values[[g == key for g in groups]] for key in keys]
+
+
+def _quantiles(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)

@@ -1,0 +1,139 @@
+"""Perceptual distances between images: LPIPS with AlexNet, and the same idea on the judge's own features.
+
+LPIPS (Zhang et al. 2018) compares unit-length feature vectors of a network, position by position. The AlexNet
+variant needs ImageNet weights that nobody may assume; the judge's variant works wherever the judge does, weights
+all layers alike, and is never called LPIPS.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lmc_guidance import UserError
+from lmc_guidance.diffusion import resize
+from lmc_guidance.folder import first_line
+
+from .judge import Judge
+
+ALEXNET = "alexnet-owt-7be5be79.pth"  # torchvision's file of ImageNet weights, as its hub cache names it
+WIDTHS = (64, 192, 384, 256, 256)
+SIDE = 64  # images smaller than this are enlarged to it: AlexNet's stride needs some pixels
+# What LPIPS subtracts and divides by, for images in [-1, 1].
+SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+BATCH = 64
+
+
+class Distance(Protocol):
+    """A distance between images, and what tables call it."""
+
+    name: str
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor: ...  # (B, 3, H, W) in [0, 1] twice → (B,), on the CPU
+
+
+class LPIPS(nn.Module):
+    """LPIPS, AlexNet, version 0.1: weights `features.*` of torchvision's AlexNet, `lin*` of the metric itself."""
+
+    name = "LPIPS"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 64, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2),
+            nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2),
+            nn.Conv2d(192, 384, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(),
+        )  # fmt: skip
+        self.lin = nn.ParameterList(nn.Parameter(torch.zeros(1, width, 1, 1)) for width in WIDTHS)
+
+    @classmethod
+    def load(cls, alexnet: Path | None = None, device: str | torch.device = "cpu") -> "LPIPS":
+        """From torchvision's AlexNet weights (.pth or .safetensors); none: where torchvision keeps them.
+
+        The metric's own weights come with torchmetrics. `UserError` if the file is absent or not AlexNet's.
+        """
+        alexnet = alexnet or Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET
+        if not alexnet.is_file():
+            raise UserError(f"LPIPS needs AlexNet's ImageNet weights: no file '{alexnet}'; put torchvision's {ALEXNET} there")
+        weights = {name: value for name, value in _read(alexnet).items() if name.startswith("features.")}
+        weights |= {f"lin.{i}": w for i, w in enumerate(linear_weights())}
+        metric = cls()
+        try:
+            metric.load_state_dict(weights)
+        except RuntimeError as error:
+            raise UserError(f"'{alexnet}' does not hold torchvision's AlexNet weights: {first_line(error)}") from error
+        return metric.to(device).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.cat([self._distance(x, y) for x, y in zip(a.split(BATCH), b.split(BATCH))]).cpu()
+
+    def _distance(self, a: Tensor, b: Tensor) -> Tensor:
+        parts = zip(self._layers(a), self._layers(b), self.lin)
+        return sum(((x - y).square() * weight).sum(1).mean((1, 2)) for x, y, weight in parts)
+
+    def _layers(self, images: Tensor) -> list[Tensor]:
+        device = self.lin[0].device
+        shift, scale = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (SHIFT, SCALE))
+        x = images.to(device)
+        x = x if min(x.shape[-2:]) >= SIDE else resize(x, SIDE)
+        x, layers = (2 * x - 1 - shift) / scale, []
+        for module in self.features:
+            x = module(x)
+            if isinstance(module, nn.ReLU):
+                layers.append(unit(x))
+        return layers
+
+
+class JudgeDistance:
+    """Mean over the judge's layers of the squared distance of unit feature vectors, position by position."""
+
+    name = "distance (judge)"
+
+    def __init__(self, judge: Judge) -> None:
+        self.judge = judge
+
+    @torch.inference_mode()
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.cat([self._distance(x, y) for x, y in zip(a.split(BATCH), b.split(BATCH))]).cpu()
+
+    def _distance(self, a: Tensor, b: Tensor) -> Tensor:
+        pairs = zip(self.judge.feature_maps(a), self.judge.feature_maps(b))
+        return torch.stack([(unit(x) - unit(y)).square().sum(1).flatten(1).mean(1) for x, y in pairs]).mean(0)
+
+
+def pairwise(distance: Distance, images: Tensor) -> Tensor:
+    """Distances of all pairs of images (N, 3, H, W), (N (N - 1) / 2,)."""
+    i, j = torch.triu_indices(len(images), len(images), 1)
+    return distance(images[i], images[j])
+
+
+def linear_weights() -> Sequence[Tensor]:
+    """The five layers' weights of LPIPS-AlexNet 0.1, (1, C, 1, 1) each, as torchmetrics ships them."""
+    import torchmetrics
+
+    file = Path(torchmetrics.__file__).parent / "functional" / "image" / "lpips_models" / "alex.pth"
+    weights = torch.load(file, map_location="cpu", weights_only=True)
+    return [weights[f"lin{i}.model.1.weight"] for i in range(len(WIDTHS))]
+
+
+def unit(features: Tensor) -> Tensor:
+    """Feature vectors along dimension 1 scaled to length 1; zero stays zero."""
+    return features / (features.square().sum(1, keepdim=True).sqrt() + 1e-10)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # readers raise a dozen types; whatever it is, the file is at fault
+        raise UserError(f"cannot read '{path}': {first_line(error)}") from error

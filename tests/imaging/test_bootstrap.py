@@ -1,0 +1,58 @@
+"""Bootstrap intervals: they cover the truth as often as they claim, and respect groups and pairs."""
+
+import numpy as np
+import pytest
+
+from imaging import bootstrap
+
+
+def test_coverage_of_the_mean_of_groups():
+    """Prompts differ more than seeds do: only intervals over whole prompts cover the truth at their level."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(40), 3).tolist()
+    hits = {"grouped": 0, "single": 0}
+    for trial in range(200):
+        values = np.repeat(rng.normal(size=40), 3) + 0.2 * rng.normal(size=120)
+        for name, by in {"grouped": groups, "single": None}.items():
+            estimate = bootstrap.mean(values, by, seed=trial, resamples=300)
+            hits[name] += estimate.low <= 0 <= estimate.high
+    assert 0.88 <= hits["grouped"] / 200 <= 0.99
+    assert hits["single"] / 200 < 0.85
+
+
+def test_the_mean_is_the_mean_and_seeded():
+    values, groups = [1.0, 2.0, 3.0, 10.0], ["a", "a", "a", "b"]
+    first = bootstrap.mean(values, groups)
+    assert first.value == 4.0 and first.n == 4 and first == bootstrap.mean(values, groups)
+    assert first.low == pytest.approx(2.0) and first.high == pytest.approx(10.0)  # only a drawn, only b drawn
+
+
+def test_one_group_falls_back_to_single_values():
+    estimate = bootstrap.mean([0.0, 1.0, 0.0, 1.0], ["p"] * 4)
+    assert estimate.low < 0.5 < estimate.high
+
+
+def test_a_paired_difference_is_narrower_than_its_parts():
+    rng = np.random.default_rng(1)
+    base = rng.normal(size=50)
+    pair = bootstrap.difference(base + 0.1 + 0.01 * rng.normal(size=50), base)
+    assert 0.09 < pair.low < pair.value < pair.high < 0.11
+    with pytest.raises(ValueError, match="same items"):
+        bootstrap.difference([1.0], [1.0, 2.0])
+
+
+def test_basic_takes_off_the_bias_of_few_rows():
+    """The squared mean of n draws of variance 1 around 0.3 is 0.09 on average, plus a bias of 1/n."""
+    statistic = lambda rows: float(rows.mean() ** 2)  # noqa: E731
+    draws = [np.random.default_rng(i).normal(0.3, 1, size=(20, 1)) for i in range(300)]
+    raw = np.mean([statistic(rows) for rows in draws])
+    estimates = [bootstrap.basic(statistic, rows, resamples=60) for rows in draws]
+    assert raw == pytest.approx(0.09 + 1 / 20, abs=0.02)
+    # `max(0, …)` keeps a little of the bias
+    assert abs(np.mean([e.value for e in estimates]) - 0.09) < 0.6 * (raw - 0.09)
+    assert all(0 <= e.low <= e.value <= e.high for e in estimates)
+
+
+def test_nothing_to_average():
+    with pytest.raises(ValueError, match="no values"):
+        bootstrap.mean([])
