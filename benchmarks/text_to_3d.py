@@ -131,6 +131,13 @@ def measure(run: Run, views: int, judge) -> dict[str, float]:
             "saturated": saturated_share(rgb, opacity), "saturated_truth": saturated_share(*true)}
 
 
+def save(path: Path, result: dict) -> None:
+    """Whole or not at all: a file that is there counts as a finished run."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(result))
+    partial.replace(path)
+
+
 def table(runs: list[Run]) -> list[dict]:
     """A row per run that has a result, then a row of medians (means for R-precision) per config."""
     rows = [{"config": run.config.stem, "prompt": run.prompt, "seed": run.seed, **json.loads(run.result.read_text())}
@@ -175,7 +182,7 @@ def main() -> None:
         print(f"[{number}/{len(runs)}] {run.config.stem}: {run.prompt}, seed {run.seed}", flush=True)
         try:
             seconds = train(run, options.overrides)
-            run.result.write_text(json.dumps({"seconds": seconds, **measure(run, options.views, judge)}))
+            save(run.result, {"seconds": seconds, **measure(run, options.views, judge)})
         except (RuntimeError, OSError, ValueError) as error:
             print(f"  failed: {error}", flush=True)
     rows = table(runs)

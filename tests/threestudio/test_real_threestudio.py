@@ -29,8 +29,8 @@ pytestmark = [
 # "Y" of the drop-in table, as far as the renderer runs on a CPU; then "M", where the method is all that is missing.
 CONFIGS = [
     "dreamfusion-sd", "dreamfusion-if", "dreamfusion-sd-eff", "hifa", "magic3d-coarse-sd", "magic3d-coarse-if",
-    "textmesh-if", "latentnerf-refine", "gradio/dreamfusion-sd", "gradio/dreamfusion-if", "gradio/textmesh-if",
-    "experimental/textmesh-if-importance", "latentnerf", "sjc", "gradio/latentnerf", "gradio/sjc",
+    "latentnerf-refine", "gradio/dreamfusion-sd", "gradio/dreamfusion-if", "latentnerf", "sjc", "gradio/latentnerf",
+    "gradio/sjc",
 ]
 EXTRA = {"latentnerf-refine": ["system.weights=null"]}
 PROMPT = "a cat"
