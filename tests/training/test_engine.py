@@ -1,0 +1,225 @@
+"""The training of U-Net correctives: exact resume, clean stops, files that survive, curves that fall."""
+
+import os
+import signal
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from lmc_guidance import UserError
+from safetensors.torch import load_file
+
+from tests.plugin import gaussian as world
+from training import checkpoints, engine
+from training.build import Design, build, untrained
+from training.data.feed import Data, DataSpec
+from training.data.images import BrokenCount, Cropping
+from training.engine import Machines, Recipe, Training
+from training.pairs import Pairs, write_pairs
+from training.pictures import Pictures
+from training.data.order import Batches
+from training.triplets import Teacher
+from training.watch import Watch
+
+CPU = Machines("cpu")
+RECIPE = Recipe(images=32, batch=4, decay_images=12, log_images=8, save_images=16, penalty=0.1)
+DESIGN = Design("preconditioned", "own/image", width=4, levels=2, bins=4, filter_images=32)
+
+
+@pytest.fixture(scope="module")
+def data(image_folder):
+    """Size in pixels → a data set."""
+    return lambda size=16: Data(DataSpec(str(image_folder), Cropping(size)))
+
+
+def train(model, folder, source, recipe=RECIPE, design=DESIGN, callbacks=(), **watch):
+    """Train, or go on from the state in `folder`; returns the training and whether it reached its goal."""
+    teacher = Teacher(model, "captions", True)
+    training = Training(untrained(design, teacher), teacher, recipe)
+    watcher = Watch(folder, quiet=True, **watch)
+    if (folder / "state.pt").exists():
+        watcher.load(training.load(folder / "state.pt"))
+    return training, engine.run(training, source, CPU, [watcher, *callbacks])
+
+
+def assert_equal(a, b, path="state"):
+    """Nested states are bit-equal."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            assert_equal(a[key], b[key], f"{path}.{key}")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), path
+    else:
+        assert a == b, path
+
+
+class Interrupt(pl.Callback):
+    """Presses Ctrl-C in the n-th step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, training, batch, index):
+        if index == self.step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.fixture(scope="module")
+def whole(pixel_model, tmp_path_factory, data):
+    """An uninterrupted run of eight steps."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert train(pixel_model, folder, data())[1]
+    return folder
+
+
+@pytest.mark.parametrize("stop", [{"stop_at": 12}, {"callbacks": [Interrupt(4)]}], ids=["after 3 steps", "Ctrl-C"])
+def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(stop, pixel_model, whole, tmp_path, data):
+    """Weights, moving average, optimiser state and log rows; the stop falls between two rows of the log."""
+    before = signal.getsignal(signal.SIGINT)
+    training, reached = train(pixel_model, tmp_path, data(), **stop)
+    assert not reached and 0 < training.images_seen < 32 and signal.getsignal(signal.SIGINT) is before
+    assert (tmp_path / "log.csv").read_text() != (whole / "log.csv").read_text()
+    assert train(pixel_model, tmp_path, data())[1]
+    assert_equal(*(checkpoints.load_state(folder / "state.pt") for folder in (tmp_path, whole)))
+    assert (tmp_path / "log.csv").read_bytes() == (whole / "log.csv").read_bytes()
+
+
+def test_a_killed_run_loses_only_what_was_not_saved(pixel_model, whole, tmp_path, data):
+    """Rows that the log is ahead of the state, and half a row, are dropped; the same numbers come again."""
+    train(pixel_model, tmp_path, data(), stop_at=12)
+    with open(tmp_path / "log.csv", "a") as file:
+        file.write("16,9,9,9,9\n24,9")
+    (tmp_path / ".state.pt.partial").write_bytes(b"killed while writing")
+    assert train(pixel_model, tmp_path, data())[1]
+    assert (tmp_path / "log.csv").read_bytes() == (whole / "log.csv").read_bytes()
+
+
+def test_log_has_the_decayed_rate_and_falling_penalty_columns(whole):
+    rows = checkpoints.read_log(whole / "log.csv")
+    assert [int(row["images"]) for row in rows] == [8, 16, 24, 32]
+    assert [float(row["learning_rate"]) for row in rows] == pytest.approx([5e-4, 2.5e-4, 2.5e-4, 1.25e-4])
+    assert all(float(row["gradient_norm"]) > 0 for row in rows)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OSError(30, "Read-only file system")])
+def test_a_full_or_read_only_disk_is_one_line_and_keeps_what_was_saved(error, pixel_model, tmp_path, monkeypatch, data):
+    train(pixel_model, tmp_path, data(), stop_at=8)
+    saved = (tmp_path / "state.pt").read_bytes()
+    state_file, replace = str(tmp_path / "state.pt"), os.replace
+
+    def refuse(source, target):
+        if str(target) == state_file:
+            raise error
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(UserError, match=f"state.pt.*{error.strerror}; the one written before is intact"):
+        train(pixel_model, tmp_path, data())
+    assert (tmp_path / "state.pt").read_bytes() == saved
+    monkeypatch.undo()
+    assert train(pixel_model, tmp_path, data())[1]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK junk", None])
+def test_a_damaged_state_is_one_line(content, whole, tmp_path):
+    whole_state = (whole / "state.pt").read_bytes()
+    (tmp_path / "state.pt").write_bytes(whole_state[:-2000] if content is None else content)
+    with pytest.raises(UserError, match="damaged; start anew with --restart"):
+        checkpoints.load_state(tmp_path / "state.pt")
+
+
+@pytest.mark.parametrize("change, words", [({"batch": 8}, "batch = 4, not 8"), ({"penalty": 0.0}, "penalty = 0.1")])
+def test_going_on_with_other_settings_is_refused(change, words, pixel_model, whole, data):
+    recipe = Recipe(**{**RECIPE.__dict__, "images": 64, **change})
+    with pytest.raises(UserError, match=words):
+        train(pixel_model, whole, data(), recipe)
+    with pytest.raises(UserError, match="width = 4, not 8"):
+        train(pixel_model, whole, data(), design=Design("preconditioned", "own/image", width=8, levels=2, bins=4))
+
+
+def test_moving_average_of_the_weights():
+    """Two steps from 0 with weights 1: decays 1/10 and 2/11 leave 1 - 1/10 · 2/11."""
+    teacher = Teacher(world.world_model(), "none", False)
+    training = Training(untrained(Design("unet", "none", 4, 1), teacher), teacher, Recipe(batch=2))
+    for p in training.ema.parameters():
+        p.zero_()
+    for p in training.corrective.parameters():
+        p.data.fill_(1.0)
+    for images in (0, 2):
+        training.images_seen = images
+        training._average()
+    assert all(torch.allclose(p, torch.tensor(1 - 2 / 110)) for p in training.ema.parameters())
+
+
+def test_preconditioned_training_approaches_the_exact_corrective(tmp_path, data):
+    """In the Gaussian world the filter is exact up to its bins: training must not lose that, and b follows x̂."""
+    model = world.world_model("v_prediction")
+    model.embed = lambda prompts: world.text(len(prompts)).cond
+    teacher = Teacher(model, "captions", False)
+    design = Design("preconditioned", "none", width=4, levels=2, bins=10, filter_images=640)
+    corrective, record = build(design, teacher, data(world.SIZE), BrokenCount(0.0))
+    assert record["filter"]["images"] == 640
+    corrective.network.spectral.gain.mul_(0.5)  # a filter that is wrong by half: the network must make up for it
+    training = Training(corrective, teacher, Recipe(images=800, batch=8, learning_rate=3e-3, log_images=80))
+    assert engine.run(training, data(world.SIZE), CPU, [Watch(tmp_path, quiet=True)])
+    losses = [float(row["loss"]) for row in checkpoints.read_log(tmp_path / "log.csv")]
+    assert losses[-1] < 0.6 * losses[0]
+    assert torch.equal(training.ema.network.spectral.gain, corrective.network.spectral.gain)
+
+
+def test_latent_models_train_in_latent_space(latent_model, tmp_path, data):
+    recipe = Recipe(images=8, batch=4, log_images=4)
+    training, reached = train(latent_model, tmp_path, data(64), recipe, Design("unet", "own/image", 4, 2))
+    assert reached and training.corrective.spec.channels == 4 and not training.corrective.spec.clip_x_hat
+
+
+def test_cached_pairs_train_as_the_model_itself_does(pixel_model, tmp_path, data):
+    """The same triplets, rounded to half precision; in epochs of another order, so compared as sets."""
+    teacher = Teacher(pixel_model, "captions", True)
+    folder = tmp_path / "pairs"
+    assert write_pairs(folder, teacher, data().training(Batches(0, 24, 4)), per_shard=10, data="toybox") == 24
+    shards = sorted(folder.iterdir())
+    assert [len(load_file(s)["t"]) for s in shards] == [12, 12]
+    pairs = Pairs(folder, pixel_model, seed=0)
+    live = {int(t): (x, y) for b in data().training(Batches(0, 24, 4)) for x, t, y in zip(*teacher(b)[:3])}
+    cached = {int(t): (x, y) for x, t, y, _ in (pairs[p] for p in range(24))}
+    assert cached.keys() == live.keys()
+    for t, (x, x_hat) in cached.items():
+        torch.testing.assert_close(x, live[t][0], atol=5e-4, rtol=1e-3)
+        torch.testing.assert_close(x_hat, live[t][1], atol=5e-4, rtol=1e-3)
+    recipe = Recipe(images=48, batch=4, log_images=24)
+    training, reached = train(pixel_model, tmp_path, pairs, recipe)
+    assert reached and training.teacher_seconds == 0
+
+
+def test_pairs_of_another_model_or_damaged_ones_are_refused(pixel_model, latent_model, tmp_path, data):
+    with pytest.raises(UserError, match="no cached pairs"):
+        Pairs(tmp_path, pixel_model, 0)
+    write_pairs(tmp_path, Teacher(pixel_model, "none", True), data().training(Batches(0, 4, 4)), 4, "toybox")
+    with pytest.raises(UserError, match="write them again"):
+        Pairs(tmp_path, latent_model, 0)
+    (shard,) = tmp_path.iterdir()
+    shard.write_bytes(shard.read_bytes()[:100])
+    with pytest.raises(UserError, match="damaged"):
+        Pairs(tmp_path, pixel_model, 0)
+
+
+def test_pictures_show_every_t_and_differ_in_the_corrective_only(pixel_model, tmp_path, data):
+    teacher = Teacher(pixel_model, "captions", True)
+    pictures = Pictures(teacher, next(iter(data().held_out(4, 4))))
+    b = untrained(DESIGN, teacher)
+    grid = pictures.grid(b)
+    assert grid.shape == (3, 2 * 6 * 16, 4 * 16)
+    assert torch.equal(grid, pictures.grid(b))
+    x, shown_b = grid[:, :, :16], grid[:, :, 32:48]
+    assert not torch.equal(x, shown_b)
+
+
+def test_too_many_broken_images_stop_the_training(pixel_model, tmp_path):
+    (tmp_path / "images").mkdir()
+    for i in range(20):
+        (tmp_path / "images" / f"{i}.jpg").write_bytes(b"junk")
+    source = Data(DataSpec(str(tmp_path / "images"), Cropping(16)))
+    with pytest.raises(UserError, match="broken"):
+        train(pixel_model, tmp_path / "run", source)

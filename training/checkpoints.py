@@ -1,0 +1,84 @@
+"""Files that are written whole or not at all, and the state of a training that a resumed one goes on from."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from pathlib import Path
+from typing import IO, Any, Callable
+
+import torch
+
+from lmc_guidance.errors import UserError
+
+VERSION = 1
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], Any],
+                     check: Callable[[Path], Any] = lambda _: None) -> None:
+    """Let `write` fill a neighbour of `path`, flush it to disk, `check` it, then move it into place.
+
+    `UserError` if the disk is full or the folder read-only; what was at `path` is then still there.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(partial, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            check(partial)
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        kept = "; the one written before is intact" if path.exists() else ""
+        raise UserError(f"cannot write '{path}': {error.strerror}{kept}") from error
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a training state and read it back before it replaces the last one."""
+    content = io.BytesIO()  # torch reports a full disk in its own way, a file in the system's
+    torch.save({"version": VERSION, **state}, content)
+    write_atomically(path, lambda file: file.write(content.getbuffer()), load_state)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """The state in `path`; nothing but tensors and plain values is ever unpickled."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["version"] != VERSION:
+            raise UserError(f"training state '{path}' has version {state['version']}, this program reads {VERSION}")
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # the reader has its own types; whichever it is, the file is at fault
+        raise UserError(f"cannot read training state '{path}': it is damaged; start anew with --restart") from error
+    return state
+
+
+class Log:
+    """Rows of numbers as CSV, one after each few steps; a resumed run goes on where its state was saved."""
+
+    def __init__(self, path: Path, columns: tuple[str, ...], last: int) -> None:
+        """columns: the first is the number of images seen; last: rows beyond it are dropped (a run that was killed)."""
+        self.path, self.columns = path, columns
+        rows = [row for row in read_log(path) if int(row[columns[0]]) <= last] if path.exists() else []
+        lines = [",".join(columns)] + [",".join(row.get(c, "") for c in columns) for row in rows]
+        write_atomically(path, lambda file: file.write(("\n".join(lines) + "\n").encode()))
+
+    def append(self, row: dict[str, float]) -> None:
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(",".join(f"{row[c]:.9g}" for c in self.columns) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write '{self.path}': {error.strerror}") from error
+
+
+def read_log(path: Path) -> list[dict[str, str]]:
+    """The complete rows of a log."""
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file)]
+    return [row for row in rows if None not in row and None not in row.values() and next(iter(row.values())).isdigit()]

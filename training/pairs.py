@@ -1,0 +1,117 @@
+"""The teacher's answers, computed once: shards of (x, t, x̂) from which any number of correctives can be trained.
+
+A shard is one safetensors file of tensors x, x_hat (n, C, H, W) and t (n,); x and x̂ in half precision, which
+rounds by at most 5e-4 of a value. Its header names the model and the settings, and another model is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Iterable
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lmc_guidance import DiffusionModel
+from lmc_guidance.checkpoint import model_identity
+from lmc_guidance.errors import UserError
+
+from .checkpoints import write_atomically
+from .data.feed import Batch
+from .data.order import Batches, index_at
+from .triplets import Teacher
+
+FORMAT = "lmc-pairs"
+
+
+def write_pairs(folder: Path, teacher: Teacher, batches: Iterable[Batch], per_shard: int, data: str) -> int:
+    """Write shards of at least `per_shard` pairs to `folder`; returns how many pairs. Whole shards survive a stop."""
+    header = {"format": FORMAT, "settings": json.dumps({**_settings(teacher), "data": data})}
+    written, held = 0, []
+    for batch in batches:
+        x, t, x_hat, _, _ = teacher(batch)
+        held.append((x.half().cpu(), x_hat.half().cpu(), t.cpu()))
+        if sum(len(part[2]) for part in held) >= per_shard:
+            written += _write_shard(folder, written, held, header)
+            held = []
+    return written + (_write_shard(folder, written, held, header) if held else 0)
+
+
+def _write_shard(folder: Path, first: int, held: list[tuple[Tensor, Tensor, Tensor]], header: dict[str, str]) -> int:
+    x, x_hat, t = (torch.cat(parts) for parts in zip(*held))
+    content = save({"x": x, "x_hat": x_hat, "t": t}, metadata=header)
+    write_atomically(folder / f"pairs-{first:09d}.safetensors", lambda file: file.write(content))
+    return len(t)
+
+
+def _settings(teacher: Teacher) -> dict[str, Any]:
+    return {"model": model_identity(teacher.model), "conditioning": teacher.conditioning,
+            "clip_x_hat": teacher.clip_x_hat, "seed": teacher.seed}
+
+
+@dataclasses.dataclass(frozen=True)
+class PairBatch:
+    """B cached pairs."""
+
+    x: Tensor  # (B, C, H, W) float32
+    t: Tensor  # (B,) int64
+    x_hat: Tensor  # (B, C, H, W) float32
+    positions: list[int]
+
+
+class Pairs(torch.utils.data.Dataset):
+    """Position → (x, t, x̂, position) from shards in a folder, in an order of each epoch's own."""
+
+    def __init__(self, folder: Path, model: DiffusionModel, seed: int) -> None:
+        self.seed, self.files = seed, sorted(folder.glob("pairs-*.safetensors"))
+        if not self.files:
+            raise UserError(f"no cached pairs in '{folder}'; write them with --write-pairs {folder}")
+        self.settings, counts = self._read_headers(model)
+        self._starts = np.concatenate([[0], np.cumsum(counts)])
+        self._open: dict[int, Any] = {}  # one handle per shard and process
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor, Tensor, int]:
+        index = index_at(position, len(self), self.seed)
+        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
+        row = index - int(self._starts[shard])
+        if shard not in self._open:
+            self._open[shard] = safe_open(str(self.files[shard]), "pt")
+        x, t, x_hat = (self._open[shard].get_slice(name)[row:row + 1][0] for name in ("x", "t", "x_hat"))
+        return x.float(), t, x_hat.float(), position
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": {}}  # handles do not travel to worker processes
+
+    def loader(self, batches: Batches, workers: int = 0) -> DataLoader:
+        return DataLoader(self, batch_sampler=batches, collate_fn=_collate, num_workers=workers)
+
+    def _read_headers(self, model: DiffusionModel) -> tuple[dict[str, Any], list[int]]:
+        counts, settings = [], None
+        for path in self.files:
+            try:
+                with safe_open(str(path), "pt") as shard:
+                    found = json.loads((shard.metadata() or {})["settings"])
+                    counts.append(shard.get_slice("t").get_shape()[0])
+            except Exception as error:  # the reader has its own types; whichever it is, the file is at fault
+                raise UserError(f"'{path}' is no shard of cached pairs, or damaged; write the pairs again") from error
+            if settings is not None and found != settings:
+                raise UserError(f"'{path}' was made with other settings than '{self.files[0].name}'; give each a folder")
+            settings = found
+        if settings["model"] != model_identity(model):
+            raise UserError(f"cached pairs in '{self.files[0].parent}' are of model '{settings['model'].get('name')}' "
+                            f"or other weights of it, not of '{model.name}'; write them again with --write-pairs")
+        return settings, counts
+
+
+def _collate(items: list[tuple[Tensor, Tensor, Tensor, int]]) -> PairBatch:
+    x, t, x_hat, positions = zip(*items)
+    return PairBatch(torch.stack(x), torch.stack(t), torch.stack(x_hat), list(positions))

@@ -1,0 +1,256 @@
+"""Whether a corrective can be trusted: its errors next to what is possible, its spectra, its gain margin.
+
+Relative error of a prediction y over a set of images: Σ |y - x̂|² / Σ |x̂ - μ(x̂)|², μ the mean of each image and
+channel, so that 1 is what predicting flat images of the right colour costs, whatever the contrast at that t.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Iterable
+
+import torch
+from torch import Tensor
+
+from lmc_guidance import Corrective
+from lmc_guidance.spectral import radial_frequency
+
+from .data.feed import Batch
+from .data.order import even_spread
+from .margin import bands, patterns, responses
+from .triplets import Teacher, Triplets
+
+BLURS = [0.0, *(0.25 * 1.25**k for k in range(24))]  # standard deviations in pixels of x, to 42
+TOLERANCE = 0.02  # margins below minus this, by more than two standard errors, are negative
+
+
+@dataclasses.dataclass(frozen=True)
+class Bin:
+    """What was measured for one part of the range of t. Errors are relative, see above."""
+
+    t: float  # centre, share of the range
+    images: int
+    error: float  # of b
+    identity: float  # of x itself
+    blur: float  # of the best Gaussian blur of x
+    blur_sigma: float  # its standard deviation, pixels of x
+    filter: float  # of the best linear filter for these very images: flattered by being fitted to them
+    floor: float  # variance of x̂ over ε: no function of x and t can be below
+    statistics: dict[str, dict[str, float]]  # x, x_hat, b → mean, contrast, saturation
+
+    @property
+    def over_floor(self) -> float:
+        """Error as a multiple of the floor."""
+        return self.error / max(self.floor, 1e-9)
+
+    @property
+    def explained(self) -> float:
+        """Share of what a function of x and t can explain that b does explain."""
+        return (1 - self.error) / max(1 - self.floor, 1e-9)
+
+
+@dataclasses.dataclass(frozen=True)
+class Margins:
+    """Gain margin by t and frequency."""
+
+    t: list[float]  # shares of the range
+    bands: list[tuple[float, float]]  # cycles per pixel
+    mean: Tensor  # (T, F) R_b - R_x̂
+    sem: Tensor  # (T, F) standard error over images
+
+    @property
+    def by_band(self) -> tuple[Tensor, Tensor]:
+        """Average over t, and its standard error, (F,): what decides whether a pattern grows."""
+        return self.mean.mean(0), self.sem.square().sum(0).sqrt() / len(self.t)
+
+    @property
+    def holds(self) -> bool:
+        mean, sem = self.by_band
+        return bool((mean + 2 * sem >= -TOLERANCE).all())
+
+    def verdict(self) -> str:
+        """One sentence."""
+        mean, sem = self.by_band
+        k = int(mean.argmin())
+        low, high = self.bands[k]
+        worst = f"{mean[k]:+.3f} ± {2 * sem[k]:.3f} at {low:.3f} to {high:.3f} cycles per pixel"
+        if self.holds:
+            return f"the gain margin, averaged over t, holds at every frequency (least {worst})"
+        return f"the gain margin is negative: {worst}; an optimisation will amplify such patterns as noise"
+
+
+@dataclasses.dataclass(frozen=True)
+class Trust:
+    """Everything the report shows."""
+
+    bins: list[Bin]
+    spectra: dict[str, Tensor]  # x, x_hat, b → (bins, K) mean power by integer radial frequency
+    margins: Margins
+    draws: int  # ε for each image
+    own: bool  # b takes its statistics from x̂ itself, and may be below the floor for that
+
+    def verdicts(self) -> list[str]:
+        """One sentence each on error, baselines and margin."""
+        worst = max(self.bins, key=lambda b: b.over_floor)
+        beaten = [b for b in self.bins if b.error > min(b.identity, b.blur)]
+        baselines = "below the identity and the best Gaussian blur in every bin of t" if not beaten else (
+            f"NOT below the identity and the best Gaussian blur in {len(beaten)} of {len(self.bins)} bins of t, "
+            f"first at t = {beaten[0].t:.2f}")
+        return [f"error is at most {worst.over_floor:.2f} × the floor (at t = {worst.t:.2f})",
+                f"error is {baselines}", self.margins.verdict()]
+
+
+def measure(corrective: Corrective, teacher: Teacher, batches: Iterable[Batch], bins: int = 10, draws: int = 4,
+            margin_images: int = 8, margin_times: int = 8) -> Trust:
+    """Judge a corrective on images it was not trained on.
+
+    Each image falls into one bin of t, the bins in turn, and meets `draws` noises; the cost is (images × draws +
+    16 × margin_images × margin_times) evaluations of the frozen model, roughly.
+    """
+    sums, spectra, first = _Sums(bins), None, None
+    for batch in batches:
+        first = batch if first is None else first
+        for b, mine in _by_bin(batch, bins):
+            x, t, x_hats, ys = _answers(corrective, teacher, mine, b, bins, draws)
+            spectra = _Spectra(bins, x.shape) if spectra is None else spectra
+            sums.add(b, x, x_hats, ys)
+            spectra.add(b, x, x_hats, ys)
+    margins = gain_margins(corrective, teacher, _head(first, margin_images), margin_times)
+    own = corrective.spec.normalisation.startswith("own")
+    return Trust(sums.bins(spectra), spectra.radial(), margins, draws, own)
+
+
+@torch.no_grad()
+def gain_margins(corrective: Corrective, teacher: Teacher, batch: Batch, times: int = 8, count: int = 9) -> Margins:
+    """R_b - R_x̂ for `count` bands of frequency at `times` values of t, over the images of a batch."""
+    x = teacher.model.encode(batch.images.to(teacher.model.device))
+    choices, text = bands(min(x.shape[-2:]), count), teacher.embed(batch.captions)
+    shares = [(k + 0.5) / times for k in range(times)]
+    mean, sem = (torch.zeros(times, len(choices)) for _ in range(2))
+    for i, share in enumerate(shares):
+        t = torch.full((len(x),), int(share * teacher.model.num_timesteps), device=x.device)
+        eps = teacher.noise([p + i * len(x) for p in batch.positions], x.shape[1:])
+        for j, (low, high) in enumerate(choices):
+            p = patterns(batch.positions, tuple(x.shape[1:]), low, high, teacher.seed + i).to(x.device)
+            r_b, r_x_hat = responses(corrective, teacher, Triplets(x, t, None, eps, text), p)
+            margin = (r_b - r_x_hat).cpu()
+            mean[i, j], sem[i, j] = margin.mean(), margin.std() / math.sqrt(len(margin))
+    return Margins(shares, choices, mean, sem)
+
+
+def _by_bin(batch: Batch, bins: int) -> Iterable[tuple[int, Batch]]:
+    for b in range(bins):
+        chosen = [i for i, position in enumerate(batch.positions) if position % bins == b]
+        if chosen:
+            yield b, Batch(batch.images[chosen], [batch.captions[i] for i in chosen],
+                           [batch.positions[i] for i in chosen], [])
+
+
+def _head(batch: Batch, count: int) -> Batch:
+    return Batch(batch.images[:count], batch.captions[:count], batch.positions[:count], [])
+
+
+@torch.no_grad()
+def _answers(corrective: Corrective, teacher: Teacher, batch: Batch, b: int, bins: int,
+             draws: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x (B, C, H, W), t (B,), and for every draw of ε x̂ and b (K, B, C, H, W)."""
+    model = teacher.model
+    x, text = model.encode(batch.images.to(model.device)), teacher.embed(batch.captions)
+    shares = [(b + even_spread(teacher.seed, "judge", p)) / bins for p in batch.positions]
+    t = torch.tensor([int(share * model.num_timesteps) for share in shares], device=x.device)
+    x_hats, ys = [], []
+    for k in range(draws):
+        eps = teacher.noise([-2 - k - draws * p for p in batch.positions], x.shape[1:])  # never a training noise
+        x_hats.append(teacher.x_hat(x, t, eps, text))
+        ys.append(corrective(x, t, x_hats[-1]))
+    return x, t, torch.stack(x_hats), torch.stack(ys)
+
+
+class _Sums:
+    """Streaming sums of squares per bin."""
+
+    def __init__(self, bins: int) -> None:
+        names = ("count", "error", "identity", "within", "contrast")
+        self.sums = {name: torch.zeros(bins, dtype=torch.float64) for name in names}
+        self.statistics: list[dict[str, list[Tensor]]] = [{"x": [], "x_hat": [], "b": []} for _ in range(bins)]
+
+    def add(self, b: int, x: Tensor, x_hats: Tensor, ys: Tensor) -> None:
+        draws = len(x_hats)
+        self.sums["count"][b] += len(x)
+        self.sums["error"][b] += float((ys - x_hats).square().sum()) / draws
+        self.sums["identity"][b] += float((x - x_hats).square().sum()) / draws
+        self.sums["within"][b] += float((x_hats - x_hats.mean(0)).square().sum()) / (draws - 1)  # unbiased
+        self.sums["contrast"][b] += float((x_hats - x_hats.mean((-2, -1), keepdim=True)).square().sum()) / draws
+        for name, value in (("x", x), ("x_hat", x_hats[0]), ("b", ys[0])):
+            self.statistics[b][name].append(image_statistics(value))
+
+    def bins(self, spectra: "_Spectra") -> list[Bin]:
+        count = len(self.sums["count"])
+        return [self._bin(b, (b + 0.5) / count, spectra) for b in range(count) if self.sums["count"][b] > 0]
+
+    def _bin(self, b: int, t: float, spectra: "_Spectra") -> Bin:
+        scale = max(float(self.sums["contrast"][b]), 1e-12)
+        relative = {name: float(value[b]) / scale for name, value in self.sums.items()}
+        blur, sigma = spectra.best_blur(b)
+        statistics = {name: dict(zip(("mean", "contrast", "saturation"), torch.cat(parts).mean(0).tolist()))
+                      for name, parts in self.statistics[b].items()}
+        return Bin(t, int(self.sums["count"][b]), relative["error"], relative["identity"], blur / scale, sigma,
+                   spectra.best_filter(b) / scale, relative["within"], statistics)
+
+
+class _Spectra:
+    """Streaming power of x, x̂ and b, and cross power of x and x̂, per bin and coefficient of `rfft2`."""
+
+    def __init__(self, bins: int, shape: tuple[int, ...]) -> None:
+        self.size = tuple(shape[-2:])
+        f = radial_frequency(self.size)
+        self.f, self.rings = f, (f * min(self.size)).round().long()
+        weights = torch.full(f.shape, 2.0)  # rfft2 leaves out the conjugate half …
+        weights[:, 0] = 1.0
+        if self.size[1] % 2 == 0:
+            weights[:, -1] = 1.0  # … of all columns but these
+        self.weights = weights.double()
+        self.power = {name: torch.zeros(bins, *f.shape, dtype=torch.float64) for name in ("x", "x_hat", "b", "cross")}
+        self.count = torch.zeros(bins, dtype=torch.float64)
+
+    def add(self, b: int, x: Tensor, x_hats: Tensor, ys: Tensor) -> None:
+        x, x_hats, ys = (torch.fft.rfft2(value, norm="ortho") for value in (x, x_hats, ys))
+        draws, self.count[b] = len(x_hats), self.count[b] + x.shape[0]
+        self.power["x"][b] += x.abs().square().sum((0, 1)).double().cpu()
+        self.power["x_hat"][b] += x_hats.abs().square().sum((0, 1, 2)).double().cpu() / draws
+        self.power["b"][b] += ys.abs().square().sum((0, 1, 2)).double().cpu() / draws
+        self.power["cross"][b] += (x_hats * x.conj()).real.sum((0, 1, 2)).double().cpu() / draws
+
+    def error_of(self, b: int, gain: Tensor) -> float:
+        """Σ |H ∗ x - x̂|² for a real filter H on the grid of `rfft2` (Parseval)."""
+        p = {name: value[b] for name, value in self.power.items()}
+        return float((self.weights * (gain**2 * p["x"] - 2 * gain * p["cross"] + p["x_hat"])).sum())
+
+    def best_blur(self, b: int) -> tuple[float, float]:
+        """Least error of a Gaussian blur, and its standard deviation in pixels."""
+        gain = lambda sigma: torch.exp(-2 * (math.pi * sigma * self.f.double()) ** 2)
+        return min((self.error_of(b, gain(sigma)), sigma) for sigma in BLURS)
+
+    def best_filter(self, b: int) -> float:
+        """Least error of a radial filter that keeps the mean."""
+        cross, power = (self._ring_sums(self.power[name][b]) for name in ("cross", "x"))
+        gain = cross / power.clamp(min=1e-12)
+        gain[0] = 1.0
+        return self.error_of(b, gain[self.rings])
+
+    def radial(self) -> dict[str, Tensor]:
+        """Mean power per coefficient and image, (bins, K), of x, x̂ and b."""
+        coefficients = self._ring_sums(torch.ones_like(self.weights))
+        scale = self.count.clamp(min=1)[:, None] * coefficients
+        sums = {name: [self._ring_sums(p) for p in self.power[name]] for name in ("x", "x_hat", "b")}
+        return {name: torch.stack(values) / scale for name, values in sums.items()}
+
+    def _ring_sums(self, values: Tensor) -> Tensor:
+        total = torch.zeros(int(self.rings.max()) + 1, dtype=torch.float64)
+        return total.index_add_(0, self.rings.flatten(), (values * self.weights).flatten())
+
+
+def image_statistics(x: Tensor) -> Tensor:
+    """(B, 3): mean, standard deviation, and the mean over pixels of the greatest minus the least channel."""
+    return torch.stack([x.mean((1, 2, 3)), x.std((1, 2, 3)), (x.amax(1) - x.amin(1)).mean((1, 2))], dim=1).cpu()
