@@ -128,7 +128,8 @@ def _parse(file: Path, header: Dict[str, str]) -> Tuple[CorrectiveSpec, Dict[str
         raise UserError(f"'{file}' is safetensors but not a corrective (its header lacks format = {FORMAT})")
     if header.get("format_version") != str(FORMAT_VERSION):
         raise UserError(
-            f"corrective '{file}' has format version {header.get('format_version')}, this program reads {FORMAT_VERSION}; "
+            f"corrective '{file}' has format version {_short(header.get('format_version'))}, this program reads "
+            f"{FORMAT_VERSION}; "
             "update lmc_guidance or make the corrective again"
         )
     try:
@@ -137,7 +138,7 @@ def _parse(file: Path, header: Dict[str, str]) -> Tuple[CorrectiveSpec, Dict[str
         for name in ("name", "space", "channels", "resolution", "prediction_type"):
             model[name]
         model["schedule"], model["weights"] = map(_floats, (model["schedule"], model["weights"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise UserError(f"corrective '{file}' has a damaged header: {type(error).__name__} {first_line(error)}") from error
     return spec, model, training
 
@@ -149,22 +150,35 @@ def _floats(values: Any) -> List[float]:
 def _refuse_other_model(file: Path, spec: CorrectiveSpec, made_for: Dict[str, Any], model: DiffusionModel) -> None:
     mine = model_identity(model)
     differing = [name for name in ("space", "channels", "prediction_type") if made_for[name] != mine[name]]
+    if spec.channels != model.channels and "channels" not in differing:
+        differing.append("channels")
     if not model.schedule.matches(made_for["schedule"]) or spec.num_timesteps != model.num_timesteps:
         differing.append("noise schedule")
     if differing:
-        describe = "'{name}' ({space}, {channels} channels, {prediction_type}, {resolution}²)".format
         raise UserError(
-            f"corrective '{file}' was made for {describe(**made_for)}, not for {describe(**mine)}: "
+            f"corrective '{file}' was made for {_describe(made_for)}, not for {_describe(mine)}: "
             f"they differ in {', '.join(differing)}"
         )
+
+
+def _describe(model: Dict[str, Any]) -> str:
+    text = "'{name}' ({space}, {channels} channels, {prediction_type}, {resolution}²)"
+    return text.format(**{key: _short(value) for key, value in model.items()})
+
+
+def _short(value: Any) -> str:
+    """A value from a foreign file as part of one line."""
+    return " ".join(str(value).split())[:100]
 
 
 def _differences(file: Path, made_for: Dict[str, Any], model: DiffusionModel) -> List[str]:
     mine, warnings = model_identity(model), []
     if made_for["resolution"] != mine["resolution"]:
-        warnings.append(f"corrective '{file}' was made at {made_for['resolution']}², the model works at {mine['resolution']}²")
+        warnings.append(f"corrective '{file}' was made at {_short(made_for['resolution'])}², the model works at {mine['resolution']}²")
     if any(abs(a - b) > 0.01 * abs(b) for a, b in zip(made_for["weights"], mine["weights"])):
-        warnings.append(f"corrective '{file}' was made for other weights ('{made_for['name']}') than those of '{mine['name']}'")
+        warnings.append(
+            f"corrective '{file}' was made for other weights ('{_short(made_for['name'])}') than those of '{mine['name']}'"
+        )
     return warnings
 
 
@@ -180,6 +194,9 @@ def _build(file: Path, spec: CorrectiveSpec, tensors: Dict[str, Tensor]) -> Corr
     if expected != found:
         wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         raise UserError(f"corrective '{file}': its weights do not fit its header's architecture, first at {wrong[0]}")
+    filters = [tuple(value.shape) for name, value in tensors.items() if name.endswith("gain")]
+    if any(channels not in (1, spec.channels) for _, channels, _ in filters):
+        raise UserError(f"corrective '{file}': its filter is for {filters[0][1]} channels, its images have {spec.channels}")
     damaged = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
     if damaged:
         raise UserError(f"corrective '{file}' holds NaN or infinite weights in {damaged[0]}")
