@@ -1,0 +1,162 @@
+"""Training a translation network by score distillation: from L2 to its input, along a cosine, to the method's gradient.
+
+The engine is Lightning's. What a step sees (images, classes, t, ε) follows from the seed and the step alone, so a run
+that is resumed ends in the same weights, bit by bit.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lmc_guidance import NoiseSource, TextPair, UserError, reparametrised_loss
+from lmc_guidance.distillation import Distillation
+
+from . import console, pictures
+from .sources import Sources
+from .synthesis import embed
+from .translator import Translator, translate
+
+CHECKPOINT = "last.ckpt"
+
+
+@dataclass(frozen=True)
+class TranslationRecipe:
+    """How a translator is trained."""
+
+    omega: float = 10.0  # ω
+    steps: int = 10_000  # Adam steps
+    batch_size: int = 16
+    learning_rate: float = 3e-4
+    t_range: tuple[float, float] = (0.02, 0.98)  # of the model's timesteps; t is uniform in it
+    seed: int = 0
+    fixed_noise: str = "none"  # none | lmc | all
+    noise_mix: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "learning_rate"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0")
+        NoiseSource(self.seed, self.fixed_noise, self.noise_mix)
+
+
+def reconstruction_share(step: int, steps: int) -> float:
+    """Weight of L2 at a step: half a cosine from 1 to 0. The method's gradient has the rest."""
+    return 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))
+
+
+class Translation(pl.LightningModule):
+    """A translator under training; the frozen diffusion model is no part of its weights."""
+
+    def __init__(
+        self, network: Translator, distillation: Distillation, sources: Sources, recipe: TranslationRecipe
+    ) -> None:
+        super().__init__()
+        self.network, self.recipe = network, recipe
+        self._distillation, self._sources = distillation, sources
+        self._noise = NoiseSource(recipe.seed, recipe.fixed_noise, recipe.noise_mix)
+        self._prompts = sources.prompts(network.spec.targets)
+        self._text = embed(distillation.model, self._prompts)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.network.parameters(), self.recipe.learning_rate)
+
+    def train_dataloader(self) -> DataLoader:
+        """Lightning wants to be fed; the batch itself comes from the step's number."""
+        return DataLoader(range(self.recipe.steps + 1), batch_size=None)
+
+    def training_step(self, _: Any, __: int) -> Tensor:
+        step = self.global_step
+        images, classes, text = self._batch(step)
+        x = self._distillation.model.encode(self.network(images, classes))
+        with torch.no_grad():
+            original = self._distillation.model.encode(images)
+        share = reconstruction_share(step, self.recipe.steps)
+        l2 = 0.5 * (x - original).square().sum() / len(x)
+        gradient = self._gradient(x, original, text, step)
+        loss = share * l2 + (1 - share) * reparametrised_loss(x, gradient)
+        self.log_dict({"l2": l2.detach(), "grad_norm": gradient.norm(), "l2_share": share})
+        return loss
+
+    def _batch(self, step: int) -> tuple[Tensor, Tensor, TextPair]:
+        """Training images, target classes and the text of both, drawn for this step."""
+        generator = torch.Generator().manual_seed(self.recipe.seed + 7919 * step)
+        size, targets = (self.recipe.batch_size,), self.network.spec.targets
+        index = torch.randint(len(self._sources.training), size, generator=generator)
+        classes = torch.randint(len(targets), size, generator=generator)
+        prompts = [self._sources.prompt(int(i), targets[c]) for i, c in zip(index, classes)]
+        rows = torch.tensor([self._prompts.index(prompt) for prompt in prompts], device=self._text.cond.device)
+        text = TextPair(self._text.cond[rows], self._text.uncond[rows])
+        return self._sources.training[index].to(self.device), classes.to(self.device), text
+
+    def _gradient(self, x: Tensor, original: Tensor, text: TextPair, step: int) -> Tensor:
+        model, recipe = self._distillation.model, self.recipe
+        low, high = (min(int(share * model.num_timesteps), model.num_timesteps - 1) for share in recipe.t_range)
+        t = self._noise.timesteps(low, high, len(x), step, x.device)
+        if hasattr(self._distillation, "reference"):  # DDS
+            self._distillation.reference = original
+        return self._distillation(x, text, t, self._noise.draw(x.shape, step, x.device), recipe.omega).gradient
+
+
+class Keeper(pl.Callback):
+    """Saves the run every so many steps and when the user stops it, with a picture of held-out translations."""
+
+    def __init__(self, folder: Path, every: int, stop: console.StopSignal, sources: Sources, advance=lambda n: None) -> None:
+        self.folder, self.every, self.stop, self.sources, self.advance = folder, every, stop, sources, advance
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Translation, *_: Any) -> None:
+        step = trainer.global_step
+        self.advance(step)
+        if self.stop.raised:
+            trainer.should_stop = True
+        if self.stop.raised or step % self.every == 0 or step == module.recipe.steps:
+            partial = self.folder / (CHECKPOINT + ".partial")
+            trainer.save_checkpoint(partial)
+            os.replace(partial, self.folder / CHECKPOINT)
+            picture = held_out_picture(module.network, self.sources.held_out[:8])
+            pictures.write_image(self.folder / "previews" / f"{step:07d}.png", picture)
+
+
+def held_out_picture(network: Translator, images: Tensor) -> Tensor:
+    """Inputs in the first column, then a column per target: (3, H, W)."""
+    columns = [images, *(translate(network, images, c) for c in range(len(network.spec.targets)))]
+    tiles = torch.stack(columns, dim=1).flatten(0, 1)
+    return pictures.grid(tiles, len(columns), (), ["input", *(t[:16] for t in network.spec.targets)])
+
+
+def train(module: Translation, folder: Path, every: int = 500, device: str | torch.device = "cpu") -> bool:
+    """Train to the recipe's end, going on from `folder`/last.ckpt if it is there; False if the user stopped it."""
+    from pytorch_lightning.loggers import CSVLogger
+
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / CHECKPOINT
+    device = torch.device(device)
+    with console.progress_bar() as bar, console.StopSignal() as stop:
+        task = bar.add_task("training the translator", total=module.recipe.steps)
+        keeper = Keeper(folder, every, stop, module._sources, lambda step: bar.update(task, completed=step))
+        trainer = pl.Trainer(
+            accelerator="gpu" if device.type == "cuda" else "cpu",
+            devices=[device.index or 0] if device.type == "cuda" else 1,
+            max_steps=module.recipe.steps, max_epochs=-1, callbacks=[keeper], logger=CSVLogger(folder, "log"),
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=20,
+        )  # fmt: skip
+        trainer.fit(module, ckpt_path=str(checkpoint) if checkpoint.is_file() else None)
+    return trainer.global_step >= module.recipe.steps
+
+
+def quiet_engine() -> None:
+    """Lightning's notices about devices and workers say nothing about this training."""
+    import logging
+    import warnings
+
+    for name in ("pytorch_lightning", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
