@@ -1,0 +1,48 @@
+"""tools/diversity.py: distances written out by hand, and a run with both sets."""
+
+import csv
+
+import imageio.v3 as iio
+import pytest
+import torch
+
+from tests.judges import write_clip
+from tools import diversity
+
+
+class Mean:
+    """A distance with an answer one can see."""
+
+    name = "difference of means"
+
+    def __call__(self, a, b):
+        return (a.mean((1, 2, 3)) - b.mean((1, 2, 3))).abs()
+
+
+def flat(*levels: float) -> torch.Tensor:
+    return torch.tensor(levels).view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
+
+
+def test_distances_to_the_first_and_between_all_pairs():
+    values = diversity.distances(flat(0.0, 0.1, 0.3, 0.5, 0.5, 0.5), 2, Mean())
+    assert values["to the first"] == pytest.approx([0.2, 0.0]) and values["all pairs"] == pytest.approx([0.2, 0.0])
+
+
+def test_the_difference_is_taken_prompt_by_prompt():
+    sets = {"fresh": flat(0.1, 0.1, 0.5, 0.7), "fixed (lmc)": flat(0.1, 0.2, 0.4, 0.7)}
+    rows = diversity.rows_of(sets, 2, Mean())
+    assert [row["ε"] for row in rows] == ["fresh", "fixed (lmc)", "fixed − fresh"]
+    assert rows[2]["all pairs"].value == pytest.approx(0.1) and rows[2]["all pairs"].low == pytest.approx(0.1)
+
+
+def test_both_sets_are_made_and_measured(call, tiny_model, tmp_path):
+    judge = write_clip(tmp_path / "judge")
+    arguments = ("--model", tiny_model, "--judge", judge, "--steps", 3, "--seeds", 0, 1, 2, "--out", tmp_path / "run")
+    code, out, err = call(diversity.main, "a cube", "a cone", *arguments)
+    assert code == 0 and "fixed − fresh" in out and "3 seeds of 2 prompts" in out, err
+    rows = list(csv.DictReader((tmp_path / "run" / "diversity.csv").open()))
+    assert len(rows) == 3 and float(rows[0]["all pairs"]) > 0
+    assert iio.imread(tmp_path / "run" / "grid.png").shape[0] > 4 * 128
+    assert {p.name for p in (tmp_path / "run").iterdir()} >= {"none", "lmc", "diversity.tex"}
+    code, _, err = call(diversity.main, "a", *arguments, "--seeds", 1)
+    assert code == 1 and "at least two seeds" in err and err.count("\n") == 1

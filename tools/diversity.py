@@ -1,0 +1,108 @@
+"""Does a fixed ε keep seeds apart? Ten seeds of a prompt, with fresh and with fixed ε, side by side.
+
+    python tools/diversity.py "a red striped cube"
+    python tools/diversity.py "a red cube" "a green bear" --fixed-noise lmc --noise-mix 0.5
+    python tools/diversity.py "a red cube" --method sds --fixed-noise all
+
+Score distillation averages ε over hundreds of steps, so that seeds end alike. Measured as in the paper, nine seeds
+against the first, and over all pairs; the interval of the difference tells whether it holds. Ctrl-C loses nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Literal
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[1] / "custom")]
+
+import torch  # noqa: E402
+import tyro  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from imaging import bootstrap, methods, perceptual, pictures, tables  # noqa: E402
+from imaging.console import run_tool  # noqa: E402
+from imaging.judge import Judge  # noqa: E402
+from imaging.options import TOYBOX, OptimisationOptions, pick_device, settings  # noqa: E402
+from imaging.session import Session  # noqa: E402
+from imaging.synthesis import GREY, Job, Optimisation  # noqa: E402
+from lmc_guidance import UserError  # noqa: E402
+
+
+@dataclasses.dataclass
+class Options(OptimisationOptions):
+    """Which prompts, how many seeds, measured with what."""
+
+    prompts: tyro.conf.Positional[tuple[str, ...]] = ()
+    """One or more prompts, each in quotes."""
+    method: Literal["sds", "lmc", "cond", "nfsd", "ms-sds"] = "lmc"
+    """Gradient; only lmc can hold ε fixed in its LMC term alone."""
+    seeds: tuple[int, ...] = tuple(range(10))
+    """The paper's ten."""
+    fixed_noise: Literal["lmc", "all"] = "lmc"
+    """Terms whose ε is held fixed in the second set."""
+    judge: str = str(TOYBOX / "judge")
+    """CLIP whose features give the distance, unless --lpips."""
+    lpips: str = "auto"
+    """AlexNet's weights for LPIPS, torchvision's file; auto: the judge's features; cache: torchvision's cache."""
+
+
+def distances(images: Tensor, prompts: int, distance: perceptual.Distance) -> dict[str, list[float]]:
+    """Per prompt: the mean distance of the other seeds to the first, and of all pairs. images: (P · S, 3, H, W)."""
+    result: dict[str, list[float]] = {"to the first": [], "all pairs": []}
+    for mine in images.chunk(prompts):
+        first = mine[:1].expand(len(mine) - 1, -1, -1, -1)
+        result["to the first"].append(distance(mine[1:], first).mean().item())
+        result["all pairs"].append(perceptual.pairwise(distance, mine).mean().item())
+    return result
+
+
+def rows_of(sets: dict[str, Tensor], prompts: int, distance: perceptual.Distance) -> list[tables.Row]:
+    """A row per set and one of their differences; intervals over prompts, where there are several."""
+    values = {name: distances(images, prompts, distance) for name, images in sets.items()}
+    rows = [
+        {"ε": name, "measure": distance.name, **{k: bootstrap.mean(v) for k, v in row.items()}} for name, row in values.items()
+    ]
+    fresh, fixed = values.values()
+    gain = {k: bootstrap.difference(fixed[k], fresh[k]) for k in fixed}
+    return [*rows, {"ε": "fixed − fresh", "measure": distance.name, **gain}]
+
+
+def make_set(options: Options, model, distillation, fixed: str, folder: Path) -> Tensor:
+    """All prompts and seeds with ε fixed in the terms `fixed`."""
+    options = dataclasses.replace(options, fixed_noise=fixed)
+    recipe, side = options.recipe(options.method), options.side(model)
+    jobs = [Job(prompt, seed) for prompt in options.prompts for seed in options.seeds]
+    described = settings(model, recipe, options.method, size=side, corrective=options.corrective)
+    session = Session(folder, described, jobs, options.batch_size)
+    session.open(options.overwrite)
+    return session.run(lambda batch: Optimisation(distillation, recipe, batch, torch.full((len(batch), 3, side, side), GREY)))
+
+
+def main() -> None:
+    options = tyro.cli(Options, description=__doc__)
+    if not options.prompts:
+        raise SystemExit("give at least one prompt in quotes; --help shows examples")
+    if len(options.seeds) < 2:
+        raise UserError("diversity needs at least two seeds")
+    judge = Judge(options.judge, pick_device(options.device))
+    cache = None if options.lpips == "cache" else Path(options.lpips).expanduser()
+    distance = perceptual.JudgeDistance(judge) if options.lpips == "auto" else perceptual.LPIPS.load(cache, judge.device)
+    model = options.load_model()
+    distillation = methods.build(options.method, model, options.corrective)
+    described = settings(model, options.recipe(options.method), options.method, prompts=options.prompts, seeds=options.seeds)
+    folder = options.folder("diversity", options.method, described, options.prompts[0])
+    kinds = {"fresh": "none", f"fixed ({options.fixed_noise})": options.fixed_noise}
+    sets = {name: make_set(options, model, distillation, fixed, folder / fixed) for name, fixed in kinds.items()}
+    rows = rows_of(sets, len(options.prompts), distance)
+    tables.write(folder, "diversity", rows)
+    pairs = torch.cat([torch.cat(parts) for parts in zip(*(images.chunk(len(options.prompts)) for images in sets.values()))])
+    labels = [f"{prompt[:32]}, {name}" for prompt in options.prompts for name in sets]
+    pictures.write_image(folder / "grid.png", pictures.grid(pairs, len(options.seeds), labels))
+    print(tables.text(rows))
+    print(f"{len(options.seeds)} seeds of {len(options.prompts)} prompts, intervals over prompts: {folder}")
+
+
+if __name__ == "__main__":
+    run_tool(main)
