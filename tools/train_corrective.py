@@ -1,0 +1,315 @@
+"""Make a corrective for a diffusion model from a pile of images, judge it, and say whether it can be trusted.
+
+    python tools/train_corrective.py --kind spectral                     the embedded model, in one pass
+    python tools/train_corrective.py --model MODEL --data DATA --out b.safetensors
+    python tools/train_corrective.py --model MODEL --data DATA --evaluate b.safetensors
+    torchrun --nproc-per-node 8 tools/train_corrective.py --batch 256 …  several GPUs; see docs/scaling.md
+
+MODEL is any diffusers-format folder or hub id that the plugin loads. DATA is a folder of images, WebDataset tar shards
+('shards/{000..011}.tar', or their folder), hf:OWNER/NAME[:SPLIT] or hf:FOLDER for a Hugging Face data set, a folder of
+cached pairs (--write-pairs), or toybox. Beside the file lie a model card (.md), a report (.report.html, .report.json)
+and the folder of the run (.run: state, log.csv, TensorBoard curves, pictures). Ctrl-C saves; the same command goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Literal, Optional, Union
+
+import tyro
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
+
+from lmc_guidance.errors import UserError  # noqa: E402
+
+NORMALISATION = {"spectral": "none", "unet": "own/image", "preconditioned": "own/image"}
+
+
+@dataclasses.dataclass
+class Options:
+    """What to make, of what, where."""
+
+    model: str = str(ROOT / "models" / "toybox")
+    """Diffusion model: diffusers-format folder or hub id."""
+    data: str = "toybox"
+    """Images: folder, tar shards, hf:NAME, folder of cached pairs, or toybox."""
+    out: Path = ROOT / "outputs" / "corrective" / "corrective.safetensors"
+    """The corrective, a .safetensors file."""
+    kind: Literal["spectral", "unet", "preconditioned"] = "spectral"
+    """spectral: closed-form filter for each t, no training. unet: the paper's network. preconditioned: both, added."""
+    evaluate: Optional[Path] = None
+    """Judge this corrective instead of making one; the report is written beside it."""
+
+    images: Optional[int] = None
+    """Images to see in all; none: 2,000 for spectral, 200,000 for the U-Net kinds."""
+    batch: int = 32
+    """Images per step, over all processes."""
+    seed: int = 0
+    """Of everything random: weights, order, crops, noise, t."""
+    normalisation: Optional[Literal["none", "input/image", "input/channel", "own/image", "own/channel"]] = None
+    """Space of the loss, Eq. 10; none given: own/image for the U-Net kinds. The filter needs none."""
+    conditioning: Literal["auto", "captions", "none"] = "auto"
+    """What x̂ is conditioned on; auto: captions if the data have any."""
+    clip_x_hat: bool = True
+    """Clip x̂ to [-1, 1], as the guidance does; pixel models only."""
+    half: bool = True
+    """Run the frozen model in half precision where the machine has it, as the guidance does."""
+
+    width: int = 32
+    """U-Net kinds: filters of the first level, doubling per level; 32 is the paper's, 7.8 M weights."""
+    levels: int = 4
+    """U-Net kinds: levels of the encoder."""
+    bins: int = 40
+    """Filter: bins of t."""
+    filter_images: int = 2_000
+    """Preconditioned: images that its filter is fitted on before training."""
+    learning_rate: float = 5e-4
+    """U-Net kinds: of Adam, at the start."""
+    decay_images: int = 50_000
+    """U-Net kinds: the rate is multiplied by --decay every so many images."""
+    decay: float = 0.5
+    """U-Net kinds: factor of each decay."""
+    ema: float = 0.999
+    """U-Net kinds: decay of the moving average of the weights, per step. The average is what is written."""
+    clip: float = 1.0
+    """U-Net kinds: largest L2 norm of the gradient."""
+    margin_penalty: float = 0.0
+    """U-Net kinds: weight of max(R_x̂ - R_b, 0)², the square of a negative gain margin. Costs two more evaluations of
+    the frozen model a step."""
+
+    crop: float = 0.8
+    """Side of the smallest random crop, as a share of an image's shorter side; 1: always all of it."""
+    flip: bool = True
+    """Mirror every second image."""
+    broken: float = 0.02
+    """Largest share of broken images that is put up with; they are skipped and listed in the run's folder."""
+    stream: bool = False
+    """hf: only: read while training instead of downloading first; the first 512 records are kept for judging."""
+
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where to run."""
+    devices: Optional[int] = None
+    """Processes on each node; none: what torchrun or SLURM set up, else 1."""
+    nodes: Optional[int] = None
+    """Machines; none: what torchrun or SLURM set up, else 1."""
+    workers: int = 0
+    """Reading processes for each training process; a few for large images on a GPU."""
+    log_images: int = 3_200
+    """U-Net kinds: a row of the log every so many images."""
+    save_images: int = 32_000
+    """U-Net kinds: state and pictures every so many images."""
+    stop_images: Optional[int] = None
+    """U-Net kinds: stop after so many images, saved; the same command goes on."""
+    restart: bool = False
+    """Begin anew, deleting the folder of an earlier run of the same --out."""
+    report: bool = True
+    """Judge the result: errors by t against the floor and baselines, spectra, statistics, gain margin."""
+    report_images: int = 256
+    """Held-out images to judge on."""
+
+    write_pairs: Optional[Path] = None
+    """Write (x, t, x̂) for --images images to this folder instead, to be trained from as --data; their crops are fixed."""
+    shard_pairs: int = 4_096
+    """Pairs in each shard."""
+
+
+class Job:
+    """The parts that the options name, opened."""
+
+    def __init__(self, options: Options) -> None:
+        import torch
+
+        from lmc_guidance import DiffusionModel
+        from lmc_guidance.diffusion import half_dtype
+        from training.data.images import BrokenCount, Cropping
+        from training.engine import Machines
+        from training.triplets import Teacher
+
+        self.options = options
+        self.machines = Machines.found(options.accelerator, options.devices, options.nodes, options.workers)
+        device = self.machines.device
+        dtype = half_dtype(device) if options.half else torch.float32
+        self.model = DiffusionModel.load(options.model, device, dtype)
+        self.cropping = Cropping(self.model.image_size, options.crop, options.flip)
+        self.data, self.pairs = self._open(options.data)
+        self.broken = BrokenCount(options.broken)
+        self.teacher = Teacher(self.model, self._conditioning(), self._clips(), options.seed)
+
+    @property
+    def images(self) -> int:
+        return self.options.images or (2_000 if self.options.kind == "spectral" else 200_000)
+
+    @property
+    def pictures(self):
+        """The data set with images in it: for pairs, the one they were made from."""
+        return self.data if self.pairs is None else self._open(self.pairs["data"])[0]
+
+    def held_out(self):
+        return self.pictures.held_out(self.options.report_images, 16)
+
+    def record(self) -> dict:
+        """What the file tells about its making."""
+        o = self.options
+        name = o.data if o.data == "toybox" or o.data.startswith("hf:") else Path(o.data).name
+        return {"data": name, "images": self.images, "seed": o.seed, "tool": "tools/train_corrective.py",
+                **({} if o.kind == "spectral" else {"batch": o.batch, "learning_rate": o.learning_rate,
+                                                    "margin_penalty": o.margin_penalty, "ema": o.ema})}
+
+    def _open(self, name: str):
+        """The data, and the settings of cached pairs if they are such."""
+        from training.data.feed import Data, DataSpec
+        from training.pairs import Pairs
+
+        if Path(name).is_dir() and any(Path(name).glob("pairs-*.safetensors")):
+            pairs = Pairs(Path(name), self.model, self.options.seed)
+            return pairs, pairs.settings
+        return Data(DataSpec(name, self.cropping, self.options.seed, self.options.stream)), None
+
+    def _conditioning(self) -> str:
+        if self.pairs is not None:
+            return self.pairs["conditioning"]
+        asked = self.options.conditioning
+        if asked == "captions" and not self.data.captioned:
+            raise UserError(f"--conditioning captions, but '{self.options.data}' has none")
+        return asked if asked != "auto" else "captions" if self.data.captioned else "none"
+
+    def _clips(self) -> bool:
+        return self.options.clip_x_hat if self.pairs is None else self.pairs["clip_x_hat"]
+
+
+def make(job: Job, folder: Path):
+    """A finished corrective with the record of its making; None if the training was stopped before its goal."""
+    from training.build import build
+
+    if job.options.kind != "spectral":
+        return train(job, folder)
+    if job.pairs is not None:
+        raise UserError("--kind spectral fits in one pass over images; name the images as --data, not cached pairs")
+    corrective, record = build(design(job), job.teacher, job.data, job.broken)
+    list_broken(folder / "broken.txt", job.broken.names)
+    return corrective, {**job.record(), **record, "broken": len(job.broken.names)}
+
+
+def list_broken(path: Path, names) -> None:
+    """Say how many images or shards were broken, and write their names to `path`."""
+    from training.checkpoints import write_atomically
+
+    if names:
+        write_atomically(path, lambda file: file.write(("\n".join(names) + "\n").encode("utf-8")))
+        print(f"{len(names)} broken images or shards were skipped, listed in {path}")
+
+
+def design(job: Job):
+    from training.build import Design
+
+    o = job.options
+    filter_images = job.images if o.kind == "spectral" else o.filter_images
+    return Design(o.kind, o.normalisation or NORMALISATION[o.kind], o.width, o.levels, o.bins, filter_images)
+
+
+def train(job: Job, folder: Path):
+    """Train a U-Net kind, or go on with the run in `folder`."""
+    from training import build, engine
+    from training.pictures import Pictures
+    from training.watch import Watch
+
+    o, state_file = job.options, folder / "state.pt"
+    if o.margin_penalty > 0 and job.pairs is not None:
+        raise UserError("--margin-penalty asks the frozen model anew, which cached pairs cannot answer")
+    resumed = state_file.exists() and not o.restart  # another process may not have deleted it yet
+    corrective, record = ((build.untrained(design(job), job.teacher), {}) if resumed else
+                          build.build(design(job), job.teacher, job.pictures, job.broken))
+    recipe = engine.Recipe(job.images, o.batch, o.learning_rate, o.decay_images, o.decay, o.ema, o.clip,
+                           o.margin_penalty, o.seed, o.log_images, o.save_images, o.broken, o.data)
+    training = engine.Training(corrective, job.teacher, recipe)
+    pictures = Pictures(job.teacher, next(iter(job.held_out())))
+    watch = Watch(folder, pictures, stop_at=o.stop_images)
+    if resumed:
+        watch.load(training.load(state_file))
+    done = engine.run(training, job.data, job.machines, [watch])
+    if job.machines.is_first:
+        list_broken(folder / "broken.txt", training.broken.names)
+    if not done and job.machines.is_first:
+        print(f"stopped after {training.images_seen:,} images, saved in {folder}; the same command goes on")
+    if not done:
+        return None
+    return training.ema, {**job.record(), **record, "broken": len(training.broken.names)}
+
+
+def judge(job: Job, path: Path) -> None:
+    """Report and model card of the corrective in `path`."""
+    from lmc_guidance import load_corrective
+    from training import card, trust, trust_page
+
+    checkpoint = load_corrective(path, job.model)
+    for warning in checkpoint.warnings:
+        print(f"warning: {warning}")
+    spec, measured = checkpoint.corrective.spec, None
+    if job.options.report:
+        teacher = dataclasses.replace(job.teacher, conditioning=spec.conditioning, clip_x_hat=spec.clip_x_hat)
+        measured = trust.measure(checkpoint.corrective, teacher, job.held_out())
+        about = {"model": job.model.name, "data": job.options.data, "kind": spec.kind,
+                 "normalisation": spec.normalisation, "conditioning": spec.conditioning}
+        page = trust_page.write(measured, f"Corrective {path.name}", about, path.with_suffix(""))
+        print("\n".join([trust_page.table(measured), *measured.verdicts(), f"report: {page}"]))
+    if job.options.evaluate is None:
+        print(f"model card: {card.write_card(path, checkpoint, measured)}")
+
+
+def write_pairs(job: Job) -> None:
+    from training.data.order import Batches
+    from training.pairs import write_pairs as write
+
+    o, began = job.options, time.perf_counter()
+    batches = job.data.training(Batches(0, job.images, o.batch), o.workers)
+    written = write(o.write_pairs, job.teacher, batches, o.shard_pairs, o.data)
+    print(f"{o.write_pairs}: {written:,} pairs, {written / (time.perf_counter() - began):.1f} a second")
+
+
+def prepare(options: Options, job: Job, folder: Path) -> None:
+    """What must be known before hours are spent: that the result can be written, and what of the data is damaged."""
+    from training.checkpoints import write_atomically
+
+    if options.restart:
+        shutil.rmtree(folder, ignore_errors=True)
+    probe = options.out.with_suffix(".probe")
+    write_atomically(probe, lambda file: file.write(b"can this folder be written to?"))
+    probe.unlink()
+    list_broken(folder / "broken-shards.txt", getattr(job.data, "damaged", []))
+
+
+def run(options: Options) -> None:
+    folder = options.out.with_suffix(".run")
+    if options.out.suffix != ".safetensors":
+        raise UserError(f"--out is '{options.out}'; a corrective is a .safetensors file")
+    job = Job(options)
+    if options.evaluate is not None:
+        return judge(job, options.evaluate)
+    if options.write_pairs is not None:
+        return write_pairs(job)
+    if job.machines.is_first:
+        prepare(options, job, folder)
+    made = make(job, folder)
+    if made is not None and job.machines.is_first:
+        from lmc_guidance import save_corrective
+
+        print(f"corrective: {save_corrective(options.out, *(made[0], job.model, made[1]))}")
+        judge(job, options.out)
+
+
+def main() -> Union[int, None]:
+    options = tyro.cli(Options, description=__doc__)
+    try:
+        run(options)
+    except UserError as error:
+        print(f"train_corrective: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
