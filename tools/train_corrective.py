@@ -113,7 +113,7 @@ class Options:
     """Held-out images to judge on."""
 
     write_pairs: Optional[Path] = None
-    """Write (x, t, x̂) for --images images to this folder instead, to be trained from as --data; their crops are fixed."""
+    """Write (x, t, x̂) for --images images to this folder instead, to be named as --data later; crops are fixed."""
     shard_pairs: int = 4_096
     """Pairs in each shard."""
 
@@ -309,6 +309,9 @@ def main() -> Union[int, None]:
     except UserError as error:
         print(f"train_corrective: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # while fitting or judging; a training has saved its state by then
+        print("train_corrective: stopped", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

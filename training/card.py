@@ -55,7 +55,7 @@ def write_card(path: Path, checkpoint: Checkpoint, trust: Optional[Trust]) -> Pa
     facts = {
         "kind": spec.kind,
         "weights": f"{sum(v.numel() for v in checkpoint.corrective.state_dict().values()):,}",
-        "made for": "{name} ({space}, {channels} channels, {resolution}², {prediction_type})".format(**checkpoint.model),
+        "made for": "{name} ({space}, {channels} × {resolution}², {prediction_type})".format(**checkpoint.model),
         "normalisation": spec.normalisation,
         "x̂ conditioned on": spec.conditioning,
         "x̂ clipped to [-1, 1]": "yes" if spec.clip_x_hat else "no",
@@ -71,7 +71,7 @@ def _judged(trust: Optional[Trust]) -> str:
     if trust is None:
         return "## How good\n\nNot judged: made with --no-report.\n"
     verdicts = "\n".join(f"- {verdict}" for verdict in trust.verdicts())
-    return (f"## How good\n\nOn images it was not trained on; squared error over the variance of x̂ within images.\n\n"
+    return ("## How good\n\nOn images it was not trained on; squared error over the variance of x̂ within images.\n\n"
             f"{verdicts}\n\n{table(trust)}\n")
 
 

@@ -18,10 +18,12 @@ from typing import Any, Optional, Union
 import pytorch_lightning as pl
 import torch
 import torch.distributed
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from lmc_guidance import Corrective, corrective_loss
 from lmc_guidance.errors import UserError
+from lmc_guidance.folder import first_line
 
 from .checkpoints import load_state
 from .data.feed import Batch, Data
@@ -170,6 +172,8 @@ class Machines:
     @property
     def device(self) -> torch.device:
         """Where the frozen model of this process works."""
+        if self.accelerator == "gpu" and not torch.cuda.is_available():
+            raise UserError("--accelerator gpu, but torch finds no CUDA device here")
         if self.accelerator == "cpu" or not torch.cuda.is_available():
             return torch.device("cpu")
         return torch.device("cuda", _environment("LOCAL_RANK", "SLURM_LOCALID") or 0)
@@ -182,10 +186,13 @@ class Machines:
     def trainer(self, steps: int, callbacks: list[pl.Callback]) -> pl.Trainer:
         """A Trainer that runs so many steps, and leaves files, logs and pictures to the callbacks."""
         strategy = "ddp" if self.devices * self.nodes > 1 else "auto"
-        return pl.Trainer(accelerator=self.accelerator, devices=self.devices, num_nodes=self.nodes, strategy=strategy,
-                          max_epochs=1, limit_train_batches=steps, callbacks=callbacks, use_distributed_sampler=False,
-                          logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                          enable_model_summary=False)
+        try:
+            return pl.Trainer(accelerator="gpu" if self.device.type == "cuda" else "cpu", devices=self.devices,
+                              num_nodes=self.nodes, strategy=strategy, max_epochs=1, limit_train_batches=steps,
+                              callbacks=callbacks, use_distributed_sampler=False, logger=False,
+                              enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+        except MisconfigurationException as error:  # more devices than there are, a launcher with other numbers
+            raise UserError(f"cannot run on {self.nodes} × {self.devices} devices: {first_line(error)}") from error
 
 
 def _environment(*names: str) -> Optional[int]:

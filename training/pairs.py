@@ -104,7 +104,7 @@ class Pairs(torch.utils.data.Dataset):
             except Exception as error:  # the reader has its own types; whichever it is, the file is at fault
                 raise UserError(f"'{path}' is no shard of cached pairs, or damaged; write the pairs again") from error
             if settings is not None and found != settings:
-                raise UserError(f"'{path}' was made with other settings than '{self.files[0].name}'; give each a folder")
+                raise UserError(f"'{path}' was made with other settings than '{self.files[0].name}'; keep them apart")
             settings = found
         if settings["model"] != model_identity(model):
             raise UserError(f"cached pairs in '{self.files[0].parent}' are of model '{settings['model'].get('name')}' "

@@ -136,8 +136,8 @@ class BrokenCount:
             self.names[name] = self.names.get(name, 0) + 1
         failed = sum(self.names.values())
         if len(broken) >= ATTEMPTS or (failed >= 10 and failed > self.most * self.read):
-            raise UserError(f"{failed} of {self.read} images read were broken, more than --broken {self.most:g} allows; "
-                            f"the last: {broken[-1] if broken else next(reversed(self.names))}")
+            raise UserError(f"{failed} of {self.read} images read were broken, more than --broken {self.most:g} allows"
+                            f"; the last: {broken[-1] if broken else next(reversed(self.names))}")
         return new
 
 
