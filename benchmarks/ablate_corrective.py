@@ -1,0 +1,154 @@
+"""The choices that the paper leaves open, by experiment: the error of each corrective, and what it does to images.
+
+    python benchmarks/ablate_corrective.py --images 50000                 every choice, one at a time from the base
+    python benchmarks/ablate_corrective.py --only spectral unet           some of them
+    python benchmarks/ablate_corrective.py --dry-run                      print the commands
+
+Each row is tools/train_corrective.py, tools/synthesize.py and tools/evaluate.py in processes of their own. What is
+done is not repeated: the same command goes on where it was cut off. The table is printed and written to --out.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
+
+import tyro  # noqa: E402
+
+VARIANTS: dict[str, list[str]] = {
+    "base": [],  # preconditioned, own/image, captions, x̂ clipped, width 32
+    "spectral": ["--kind", "spectral"],
+    "unet": ["--kind", "unet"],
+    "unet, margin penalty 1": ["--kind", "unet", "--margin-penalty", "1"],
+    "margin penalty 1": ["--margin-penalty", "1"],
+    "normalisation none": ["--normalisation", "none"],
+    "normalisation input/image": ["--normalisation", "input/image"],
+    "normalisation input/channel": ["--normalisation", "input/channel"],
+    "normalisation own/channel": ["--normalisation", "own/channel"],
+    "conditioning none": ["--conditioning", "none"],
+    "x̂ not clipped": ["--no-clip-x-hat"],
+    "width 8": ["--width", "8"],
+    "width 16": ["--width", "16"],
+    "width 64": ["--width", "64"],
+}
+
+
+@dataclasses.dataclass
+class Options:
+    """What to compare, and how thoroughly."""
+
+    model: str = str(ROOT / "models" / "toybox")
+    """Diffusion model."""
+    data: str = "toybox"
+    """Training images, as tools/train_corrective.py takes them."""
+    images: int = 50_000
+    """Training images of each U-Net."""
+    prompts: Path = ROOT / "tests" / "data" / "prompts_core.txt"
+    """Text file, one prompt a line; lines that start with # are passed over."""
+    seeds: int = 4
+    """Images for every prompt."""
+    omega: float = 1.0
+    """Guidance weight ω of the synthesis."""
+    steps: int = 500
+    """Adam steps of the synthesis."""
+    samples: int = 4
+    """Samples of the diffusion model per prompt, which the results are compared with."""
+    only: tuple[str, ...] = ()
+    """Names of variants; none: all of them."""
+    out: Path = ROOT / "outputs" / "ablation"
+    """Folder for correctives, images and the table."""
+    dry_run: bool = False
+    """Print the commands and stop."""
+
+
+def prompts_of(path: Path) -> list[str]:
+    return [line.strip() for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+
+
+def folder_of(options: Options, name: str) -> Path:
+    return options.out / name.replace("/", "-").replace(" ", "-").replace(",", "")
+
+
+def train_words(options: Options, name: str) -> list[str]:
+    """Arguments of tools/train_corrective.py."""
+    common = ["--model", options.model, "--data", options.data, "--out", str(corrective_of(options, name))]
+    variant = VARIANTS[name]
+    kind = [] if "--kind" in variant else ["--kind", "preconditioned"]
+    return common + kind + variant + ([] if "spectral" in variant else ["--images", str(options.images)])
+
+
+def corrective_of(options: Options, name: str) -> Path:
+    return folder_of(options, name) / "corrective.safetensors"
+
+
+def synthesis_words(options: Options, name: str) -> list[str]:
+    """Arguments of tools/synthesize.py."""
+    seeds = [str(seed) for seed in range(options.seeds)]
+    return [*prompts_of(options.prompts), "--model", options.model, "--corrective", str(corrective_of(options, name)),
+            "--omega", str(options.omega), "--steps", str(options.steps), "--seeds", *seeds,
+            "--out", str(folder_of(options, name) / "images")]
+
+
+def evaluation_words(options: Options, names: list[str]) -> list[str]:
+    """Arguments of tools/evaluate.py."""
+    folders = [str(folder_of(options, name) / "images") for name in names]
+    return [*folders, "--model", options.model, "--samples", str(options.samples), "--out", str(options.out)]
+
+
+def run(tool: str, words: list[str], dry: bool) -> None:
+    command = [sys.executable, str(ROOT / "tools" / tool), *words]
+    print("$", shlex.join(["python", f"tools/{tool}", *words]), flush=True)
+    if not dry and (code := subprocess.run(command).returncode):
+        raise SystemExit(f"tools/{tool} failed with exit status {code}; mend that, and the same command goes on")
+
+
+def table(options: Options, names: list[str]) -> str:
+    """Markdown: a row for each variant, its own errors first, then what tools/evaluate.py found."""
+    with open(options.out / "evaluation.csv", newline="", encoding="utf-8") as file:
+        downstream = list(csv.DictReader(file))  # rows in the order of the folders
+    numbers = [key for key in downstream[0] if not key.endswith((" low", " high")) and _is_number(downstream[0][key])]
+    head = ["variant", "worst × floor", "mean error", "least margin", "margin holds", *numbers]
+    lines = [head, ["---"] * len(head)]
+    for name, row in zip(names, downstream):
+        report = json.loads((folder_of(options, name) / "corrective.report.json").read_text())
+        bins = report["bins"]
+        lines.append([name, f"{max(b['over_floor'] for b in bins):.2f}",
+                      f"{sum(b['error'] for b in bins) / len(bins):.4f}", f"{min(report['margin']['over_t']):+.3f}",
+                      "yes" if report["margin_holds"] else "no", *(f"{float(row[key]):.3f}" for key in numbers)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _is_number(value: str) -> bool:
+    try:
+        return bool(value) and float(value) == float(value)
+    except ValueError:
+        return False
+
+
+def main() -> None:
+    options = tyro.cli(Options, description=__doc__)
+    unknown = [name for name in options.only if name not in VARIANTS]
+    if unknown:
+        raise SystemExit(f"no variant '{unknown[0]}'; known are {', '.join(VARIANTS)}")
+    names = list(options.only or VARIANTS)
+    for name in names:
+        if options.dry_run or not corrective_of(options, name).with_suffix(".md").exists():  # the card comes last
+            run("train_corrective.py", train_words(options, name), options.dry_run)
+        run("synthesize.py", synthesis_words(options, name), options.dry_run)  # repeats nothing that is done
+    run("evaluate.py", evaluation_words(options, names), options.dry_run)
+    if not options.dry_run:
+        text = table(options, names)
+        (options.out / "ablation.md").write_text(text + "\n", encoding="utf-8")
+        print(text)
+
+
+if __name__ == "__main__":
+    main()

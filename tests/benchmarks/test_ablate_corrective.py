@@ -1,0 +1,46 @@
+"""The ablation asks the tools for what they offer, and its table joins their results."""
+
+import csv
+import json
+
+import tyro
+
+from benchmarks import ablate_corrective as ablation
+from tools import evaluate, synthesize, train_corrective
+
+
+def test_every_command_is_one_that_its_tool_takes(tmp_path):
+    options = ablation.Options(out=tmp_path, seeds=2)
+    for name in ablation.VARIANTS:
+        training = tyro.cli(train_corrective.Options, args=ablation.train_words(options, name))
+        assert training.out.parent == ablation.folder_of(options, name)
+        assert (training.images is None) == (training.kind == "spectral")
+        images = tyro.cli(synthesize.Options, args=ablation.synthesis_words(options, name))
+        assert images.corrective == str(training.out) and images.seeds == (0, 1) and len(images.prompts) > 1
+    judged = tyro.cli(evaluate.Options, args=ablation.evaluation_words(options, list(ablation.VARIANTS)))
+    assert len(set(judged.runs)) == len(ablation.VARIANTS) and judged.out == tmp_path
+
+
+def test_variants_differ_from_the_base_in_one_choice():
+    options = ablation.Options()
+    base = vars(tyro.cli(train_corrective.Options, args=ablation.train_words(options, "base")))
+    for name in set(ablation.VARIANTS) - {"base", "spectral"}:
+        other = vars(tyro.cli(train_corrective.Options, args=ablation.train_words(options, name)))
+        changed = {key for key in base if base[key] != other[key]} - {"out"}
+        assert 1 <= len(changed) <= (2 if "," in name else 1), (name, changed)
+
+
+def test_table_joins_own_errors_with_what_images_became(tmp_path):
+    options = ablation.Options(out=tmp_path)
+    for name, error in (("base", 0.2), ("width 8", 0.4)):
+        bins = [{"over_floor": 1.5, "error": error}, {"over_floor": 1.1, "error": 0.1}]
+        report = {"bins": bins, "margin": {"over_t": [0.1, -0.05]}, "margin_holds": False}
+        ablation.folder_of(options, name).mkdir()
+        (ablation.folder_of(options, name) / "corrective.report.json").write_text(json.dumps(report))
+    with open(tmp_path / "evaluation.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([["method", "R-precision", "R-precision low"], ["lmc", 0.5, 0.4], ["lmc", 0.25, 0.1]])
+    rows = ablation.table(options, ["base", "width 8"]).splitlines()
+    assert rows[0].startswith("| variant |") and "R-precision |" in rows[0] and "low" not in rows[0]
+    assert rows[2] == "| base | 1.50 | 0.1500 | -0.050 | no | 0.500 |"
+    assert rows[3] == "| width 8 | 1.50 | 0.2500 | -0.050 | no | 0.250 |"
