@@ -19,11 +19,12 @@ from .triplets import Teacher, Triplets
 STEP = 0.05  # δ, as a share of the contrast of x
 
 
-def patterns(positions: list[int], shape: tuple[int, ...], low: float, high: float, seed: int) -> Tensor:
-    """Random patterns (B, *shape) of frequencies low ≤ |f| < high in cycles per pixel, root mean square 1."""
+def patterns(positions: list[int], shape: tuple[int, ...], limits: list[tuple[float, float]], seed: int) -> Tensor:
+    """Random patterns (B, *shape) of root mean square 1; limits: for each, low ≤ |f| < high in cycles per pixel."""
     white = torch.stack([torch.randn(shape, generator=torch_generator(seed, "pattern", p)) for p in positions])
     f = radial_frequency(shape[-2:])
-    band = torch.fft.irfft2(torch.fft.rfft2(white) * ((f >= low) & (f < high)), s=shape[-2:])
+    passed = torch.stack([(f >= low) & (f < high) for low, high in limits])[:, None]
+    band = torch.fft.irfft2(torch.fft.rfft2(white) * passed, s=shape[-2:])
     return band / band.square().mean((1, 2, 3), keepdim=True).sqrt()
 
 
@@ -65,10 +66,10 @@ def _along(difference: Tensor, p: Tensor, delta: Tensor) -> Tensor:
 def margin_penalty(corrective: Corrective, teacher: Teacher, examples: Triplets, positions: list[int]) -> Tensor:
     """Mean over images of max(R_x̂ - R_b, 0)² along one random pattern each: nought where every margin holds.
 
-    The band is drawn for the whole batch, evenly over the bands; two more evaluations of the frozen model.
+    Consecutive positions take the bands of frequency in turn; two more evaluations of the frozen model.
     """
     choices = bands(min(examples.x.shape[-2:]), 8)
-    low, high = choices[positions[0] // len(positions) % len(choices)]
-    p = patterns(positions, tuple(examples.x.shape[1:]), low, high, teacher.seed).to(examples.x.device)
+    limits = [choices[position % len(choices)] for position in positions]
+    p = patterns(positions, tuple(examples.x.shape[1:]), limits, teacher.seed).to(examples.x.device)
     r_b, r_x_hat = responses(corrective, teacher, examples, p)
     return (r_x_hat - r_b).clamp(min=0).square().mean()

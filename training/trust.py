@@ -131,8 +131,8 @@ def gain_margins(corrective: Corrective, teacher: Teacher, batch: Batch, times: 
     for i, share in enumerate(shares):
         t = torch.full((len(x),), int(share * teacher.model.num_timesteps), device=x.device)
         eps = teacher.noise([p + i * len(x) for p in batch.positions], x.shape[1:])
-        for j, (low, high) in enumerate(choices):
-            p = patterns(batch.positions, tuple(x.shape[1:]), low, high, teacher.seed + i).to(x.device)
+        for j, band in enumerate(choices):
+            p = patterns(batch.positions, tuple(x.shape[1:]), [band] * len(x), teacher.seed + i).to(x.device)
             r_b, r_x_hat = responses(corrective, teacher, Triplets(x, t, None, eps, text), p)
             margin = (r_b - r_x_hat).cpu()
             mean[i, j], sem[i, j] = margin.mean(), margin.std() / math.sqrt(len(margin))

@@ -123,7 +123,7 @@ def test_a_corrective_that_blurs_too_much_is_found_out(teacher):
 
 def test_patterns_lie_in_their_band():
     for low, high in bands(16, 9):
-        p = patterns([0, 1], (3, 16, 16), low, high, seed=0)
+        p = patterns([0, 1], (3, 16, 16), [(low, high)] * 2, seed=0)
         f = trust.radial_frequency((16, 16))
         outside = torch.fft.rfft2(p).abs().square()[..., (f < low) | (f >= high)]
         assert outside.max() < 1e-6 and p.square().mean((1, 2, 3)).sqrt() == pytest.approx(torch.ones(2))
@@ -134,7 +134,7 @@ def test_penalty_is_the_squared_negative_margin_and_asks_for_more_gain(teacher):
     """A filter of gain h where α G belongs costs max(α G - h, 0)²; its gradient raises h."""
     architecture = {"bins": 1, "channels": 1, "resolution": world.SIZE}
     spec = CorrectiveSpec("spectral", 3, 1000, architecture, "none", "captions", False)
-    b, positions = Corrective(spec), [0, 1, 2, 3]  # the first band: the mean
+    b, positions = Corrective(spec), [len(bands(world.SIZE, 8)) * i for i in range(4)]  # the first band: the mean
     b.network.gain = b.network.gain.mul(0.1).requires_grad_(True)
     t = torch.tensor([20, 200, 400, 600])
     examples = trust.Triplets(world.sample(4), t, None, torch.randn(4, 3, world.SIZE, world.SIZE), world.text(4).cond)
@@ -144,6 +144,10 @@ def test_penalty_is_the_squared_negative_margin_and_asks_for_more_gain(teacher):
     assert float(penalty.detach()) == pytest.approx(float((own - 0.1).square().mean()), rel=1e-2)
     penalty.backward()
     assert b.network.gain.grad[0, 0, 0] < 0
+    parts = [margin_penalty(b, teacher, type(examples)(*(v if v is None else v[i:i + 1] for v in examples)), [p])
+             for i, p in enumerate(positions)]
+    mean = float(sum(parts).detach()) / 4  # an image costs the same in any batch, so in any process
+    assert mean == pytest.approx(float(penalty.detach()), rel=1e-4)
     with torch.no_grad():
         b.network.gain.fill_(1.0)
     assert float(margin_penalty(b, teacher, examples, positions).detach()) == 0.0
