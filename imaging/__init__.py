@@ -1,1 +1,1 @@
-"""What the 2D tools and benchmarks share: judging images by a CLIP, and, in time, editing them."""
+"""What the 2D tools share: pixels optimised by score distillation, the translation network, and what measures them."""

@@ -27,9 +27,12 @@ def mean(values: Sequence[float], groups: Sequence | None = None, seed: int = 0,
 
     groups: what each value belongs to (its prompt). Whole groups are drawn, with all their seeds, because images of
     one prompt are alike; with one group only, single values are drawn, and the interval is about that prompt alone.
+    A single value says nothing of its spread: its interval is infinite.
     """
     values = np.asarray(values, np.float64)
     clusters = _clusters(values, groups)
+    if len(clusters) == 1:
+        return Estimate(float(values.mean()), -np.inf, np.inf, len(values))
     sums, counts = np.array([c.sum() for c in clusters]), np.array([len(c) for c in clusters])
     drawn = np.random.default_rng(seed).integers(len(clusters), size=(resamples, len(clusters)))
     means = sums[drawn].sum(1) / counts[drawn].sum(1)

@@ -78,6 +78,7 @@ def grid(images: Tensor, columns: int, rows: Sequence[str] = (), heads: Sequence
     tiles = F.interpolate(images.cpu(), scale_factor=scale, mode="nearest")
     height, width = (side + MARGIN for side in tiles.shape[-2:])
     font = ImageFont.load_default(FONT_SIZE)
+    rows, heads = ([_spell(label) for label in labels] for labels in (rows, heads))
     left = max((int(font.getlength(label)) + 3 * MARGIN for label in rows), default=MARGIN)
     top = FONT_SIZE + 3 * MARGIN if heads else MARGIN
     lines = -(-len(images) // columns)
@@ -88,6 +89,11 @@ def grid(images: Tensor, columns: int, rows: Sequence[str] = (), heads: Sequence
     labels = [(MARGIN, top + i * height + (height - FONT_SIZE) // 2, label) for i, label in enumerate(rows)]
     labels += [(left + i * width + MARGIN, MARGIN, label) for i, label in enumerate(heads)]
     return _write_labels(canvas, labels, font)
+
+
+def _spell(label: str) -> str:
+    """A label in letters that Pillow's own font has."""
+    return label.replace("ω", "omega").replace("ε", "eps").replace("−", "-").replace("–", "-")
 
 
 def _write_labels(canvas: Tensor, labels: Sequence[tuple[int, int, str]], font: ImageFont.ImageFont) -> Tensor:

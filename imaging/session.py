@@ -3,7 +3,7 @@
     run.json            settings, jobs, and how far it is
     images/             NNN-prompt-seedS.png
     grid.png            rows are prompts, columns are seeds
-    progress.mp4        the grid over the steps
+    progress.mp4        the grid over the steps, unless it is not wanted
     state/              one file a batch: pixels, Adam's moments, frames of the film
 """
 
@@ -41,6 +41,7 @@ class Session:
     settings: dict[str, Any]
     jobs: Sequence[Job]
     batch_size: int = 8
+    film: bool = True  # whether frames are kept and the film is written
     seconds: float = field(default=0.0, init=False)
     log: list[dict[str, float]] = field(default_factory=list, init=False)
 
@@ -62,6 +63,8 @@ class Session:
         elif self.folder.is_dir() and any(self.folder.iterdir()):
             raise UserError(f"'{self.folder}' is not empty and holds no run; choose another --out")
         self.folder.mkdir(parents=True, exist_ok=True)
+        if not record.is_file():
+            self._write_record("not begun")  # from here on the folder is known as this run's
 
     def run(self, make: Make) -> Tensor:
         """Optimise what is not done yet, write everything, return the images (N, 3, H, W) on the CPU."""
@@ -109,7 +112,7 @@ class Session:
             advance(len(optimisation.jobs))
             self.seconds = before + time.monotonic() - started
             if optimisation.index % every == 0 or optimisation.done:
-                frames.append(_frame(optimisation.images))
+                frames += [_frame(optimisation.images)] if self.film else []
                 self.log.append({"batch": number, "step": optimisation.index, **scalars(result)})
             if stop.raised or time.monotonic() - saved > SAVE_EVERY:
                 self._save(number, {**optimisation.state_dict(), "frames": torch.stack(frames)}, optimisation.index)
@@ -139,12 +142,16 @@ class Session:
         seeds = list(dict.fromkeys(job.seed for job in self.jobs))
         heads = [f"seed {seed}" for seed in seeds]
         pictures.write_image(self.folder / "grid.png", pictures.grid(images, len(seeds), prompts, heads))
-        rows = max(1, FILM_IMAGES // len(seeds))
+        if self.film:
+            self._write_film(states, prompts, seeds)
+        self._write_record("done")
+
+    def _write_film(self, states: Sequence[dict], prompts: list[str], seeds: list[int]) -> None:
+        rows, heads = max(1, FILM_IMAGES // len(seeds)), [f"seed {seed}" for seed in seeds]
         count = min(len(state["frames"]) for state in states)
         frames = (torch.cat([state["frames"][i] for state in states])[: rows * len(seeds)] for i in range(count))
         film = [pictures.grid(f.movedim(-1, -3).float() / 255, len(seeds), prompts[:rows], heads) for f in frames]
         pictures.write_film(self.folder / "progress.mp4", film)
-        self._write_record("done")
 
 
 def _frame(images: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, Sequence
+from typing import Callable, NamedTuple, Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from lmc_guidance import DiffusionModel, Noise, NoiseSource, TextPair, UserError
 from lmc_guidance.distillation import Distillation, Result, diagnostics
 
 GREY = 0.5
+Views = Callable[[Tensor], Tensor]  # images (B, 3, H, W) → what the model sees of them in one step
 
 
 class Job(NamedTuple):
@@ -74,6 +75,7 @@ class Optimisation:
         self.sources = [NoiseSource(job.seed, recipe.fixed_noise, recipe.noise_mix) for job in jobs]
         self.text = embed(self.model, [job.prompt for job in jobs])
         self.index = 0
+        self._whole_reference: Tensor | None = None
 
     @property
     def done(self) -> bool:
@@ -88,8 +90,7 @@ class Optimisation:
         """One Adam step of every image; returns what the method saw, B · V views in the order of the images."""
         views = self._views()
         x = self.model.encode(views(self.rgb))
-        with torch.no_grad():
-            reference = self.model.encode(views(self.start)) if self._needs_reference else None
+        reference = self._reference(views) if self._needs_reference else None
         result = self._distil(x, reference)
         gradient = result.gradient
         if self.recipe.l2 > 0:
@@ -111,6 +112,15 @@ class Optimisation:
     @property
     def _needs_reference(self) -> bool:
         return self.recipe.l2 > 0 or hasattr(self.distillation, "reference")
+
+    @torch.no_grad()
+    def _reference(self, views: Views) -> Tensor:
+        """x₀ of this step's views; that of the whole image, which is always the same, is kept."""
+        if views is not whole:
+            return self.model.encode(views(self.start))
+        if self._whole_reference is None:
+            self._whole_reference = self.model.encode(self.start)
+        return self._whole_reference
 
     def _distil(self, x: Tensor, reference: Tensor | None) -> Result:
         count = len(x) // len(self.jobs)
@@ -139,17 +149,22 @@ class Optimisation:
         cond = torch.cat([draw.cond for draw in draws])
         return Noise(cond, cond if draws[0].shared else torch.cat([draw.lmc for draw in draws])), t
 
-    def _views(self):
+    def _views(self) -> Views:
         """A function from images (B, 3, H, W) to this step's views: the images, or V patches of each (B · V, 3, s, s)."""
         side, (height, width) = self.model.image_size, self.rgb.shape[-2:]
         if self.index < self.recipe.whole_share * self.recipe.steps or min(height, width) <= side:
-            return lambda images: images
+            return whole
         corners = [
             (image, row, column)
             for image, source in enumerate(self.sources)
             for row, column in patch_corners(source, self.index, self.recipe.patches, height - side, width - side)
         ]
         return lambda images: torch.stack([images[i, :, r : r + side, c : c + side] for i, r, c in corners])
+
+
+def whole(images: Tensor) -> Tensor:
+    """The view of images that is the images."""
+    return images
 
 
 def embed(model: DiffusionModel, prompts: Sequence[str]) -> TextPair:

@@ -43,6 +43,12 @@ def latex(rows: Sequence[Row]) -> str:
     return "\n".join([rf"\begin{{tabular}}{{{align}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"])
 
 
+def without_empty(rows: Sequence[Row]) -> list[Row]:
+    """The rows without the columns in which no row has a value."""
+    kept = [column for column in _columns(rows) if any(row.get(column) is not None for row in rows)]
+    return [{column: row.get(column) for column in kept} for row in rows]
+
+
 def write(folder: Path, name: str, rows: Sequence[Row]) -> None:
     """name.md, name.csv and name.tex in the folder."""
     folder.mkdir(parents=True, exist_ok=True)

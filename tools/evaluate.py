@@ -113,8 +113,7 @@ def main() -> None:
     distance = perceptual.JudgeDistance(judge) if options.lpips == "auto" else perceptual.LPIPS.load(cache, judge.device)
     pool = read_pool(options.pool, sets)
     by = metrics.Yardstick(judge, distance, pool, own_samples(options, sets))
-    rows = [metrics.measure(images, by) for images in sets]
-    rows = [{k: v for k, v in row.items() if any(r[k] is not None for r in rows)} for row in rows]
+    rows = tables.without_empty([metrics.measure(images, by) for images in sets])
     tables.write(options.out, "evaluation", rows)
     print(tables.text(rows))
     print(f"\nR-precision over a pool of {len(pool)} captions ({options.pool}); judge {options.judge}; tables in {options.out}")

@@ -32,6 +32,11 @@ def test_one_group_falls_back_to_single_values():
     assert estimate.low < 0.5 < estimate.high
 
 
+def test_a_single_value_has_no_finite_interval():
+    estimate = bootstrap.mean([0.3])
+    assert estimate.value == 0.3 and (estimate.low, estimate.high) == (-np.inf, np.inf)
+
+
 def test_a_paired_difference_is_narrower_than_its_parts():
     rng = np.random.default_rng(1)
     base = rng.normal(size=50)

@@ -7,7 +7,7 @@ from torch import Tensor
 from imaging import methods
 from imaging.synthesis import GREY, Job, Optimisation, Recipe, cosine_decay, embed, patch_corners
 from lmc_guidance import SDS, Cond, DiffusionModel, NoiseSource, UserError
-from tests.pipelines import write_pixel_pipeline
+from tests.pipelines import write_latent_pipeline, write_pixel_pipeline
 
 JOBS = [Job("a red cube", 0), Job("a blue cone", 1), Job("a red cube", 2)]
 
@@ -47,6 +47,12 @@ def test_every_method_moves_pixels_and_repeats_itself(model, method):
     assert torch.equal(first, run(model, JOBS[:1], recipe, method=method))
 
 
+def test_latent_models_receive_gradients_through_their_encoder(tmp_path):
+    latent = DiffusionModel.load(write_latent_pipeline(tmp_path / "latent", size=8))
+    image = run(latent, JOBS[:1], Recipe(steps=2, whole_share=0.5), size=72)  # the second step on patches of 64
+    assert image.shape == (1, 3, 72, 72) and (image - GREY).abs().mean() > 1e-3
+
+
 def test_a_resumed_run_is_an_uninterrupted_one(model):
     recipe, distillation = Recipe(steps=6), SDS(model)
     first = Optimisation(distillation, recipe, JOBS, grey(3, 24))
@@ -73,6 +79,19 @@ def test_one_call_of_the_network_a_step_and_text_only_once(model, monkeypatch):
     monkeypatch.setattr(model, "embed", counted("text", text))
     run(model, JOBS, Recipe(steps=5), size=24)
     assert calls == {"unet": 5, "text": 3}  # two distinct prompts and the empty one
+
+
+def test_the_original_is_encoded_once_while_the_whole_image_is_seen(model, monkeypatch):
+    encode, constant = model.encode, []
+
+    def counted(rgb):
+        x = encode(rgb)
+        constant.extend([] if x.requires_grad else [tuple(x.shape)])
+        return x
+
+    monkeypatch.setattr(model, "encode", counted)
+    run(model, JOBS[:1], Recipe(steps=5, whole_share=0.6), size=24, method="dds")
+    assert constant == [(1, 3, 16, 16)] + [(2, 3, 16, 16)] * 2  # three whole steps share one; then the patches of each step
 
 
 def test_first_the_whole_image_then_patches_of_the_models_size(model):

@@ -30,6 +30,11 @@ def test_latex_escapes_and_closes():
     assert all(line.count(" & ") == 4 for line in lines if line.endswith(r"\\"))
 
 
+def test_columns_without_any_value_go():
+    rows = tables.without_empty([{"a": 1, "b": None, "c": None}, {"a": None, "b": None, "c": 2.0}])
+    assert rows == [{"a": 1, "c": None}, {"a": None, "c": 2.0}]
+
+
 def test_files(tmp_path):
     tables.write(tmp_path / "new", "t", ROWS)
     assert {p.name for p in (tmp_path / "new").iterdir()} == {"t.md", "t.csv", "t.tex"}
