@@ -1,0 +1,270 @@
+"""The paper's 2D experiments on the embedded world: synthesis, editing, translation, diversity, method by method.
+
+    python benchmarks/experiments_2d.py                        everything, to outputs/experiments_2d
+    python benchmarks/experiments_2d.py --tasks synthesis      one task
+    python benchmarks/experiments_2d.py --docs docs/experiments.md
+
+Every method has the same budget. ω is tuned on prompts of their own, over a stated grid whose every point is shown;
+then each method runs at its best on the test prompts, a third of which no training caption names. A finished cell is
+not repeated and a cell that was cut off goes on, so the same command continues after Ctrl-C. The page answers each
+claim of the paper with a number and an interval.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Literal, NamedTuple, Sequence
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
+
+import torch  # noqa: E402
+import tyro  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from benchmarks import experiments_2d_page as page  # noqa: E402
+from imaging import methods, metrics, perceptual, pictures, samples, sources, translation  # noqa: E402
+from imaging.console import Interrupted, run_tool  # noqa: E402
+from imaging.judge import Judge  # noqa: E402
+from imaging.options import ModelOptions, settings  # noqa: E402
+from imaging.session import Session  # noqa: E402
+from imaging.synthesis import GREY, Job, Optimisation, Recipe  # noqa: E402
+from imaging.translator import Translator, TranslatorSpec, load_translator, save_translator, translate  # noqa: E402
+from toybox import cameras, patterns, render, shapes  # noqa: E402
+from toybox.captions import HELD_OUT, THINGS, TRAINING, Thing  # noqa: E402
+
+GRID = {
+    "sds": (0.0, 1.0, 3.0, 10.0, 30.0, 100.0),
+    "ms-sds": (0.0, 1.0, 3.0, 10.0, 30.0, 100.0),
+    "nfsd": (1.0, 3.0, 7.5, 15.0, 30.0),
+    "dds": (1.0, 3.0, 7.5, 15.0, 30.0),
+    "cond": (1.0,),  # under Adam its size has no effect
+    "lmc": (0.0, 0.3, 1.0, 3.0, 10.0, 30.0),
+}
+Task = Literal["synthesis", "editing", "translation", "diversity"]
+TRANSLATION_SOURCE = "toybox:plain cube"
+TRANSLATION_TARGETS = tuple(f"a {{color}} {pattern} cube" for pattern in patterns.NAMES[1:])
+EDIT_RATE, EDIT_WHOLE = 0.005, 0.4
+
+
+@dataclasses.dataclass
+class Options(ModelOptions):
+    """What to run, with what budget, and where to write."""
+
+    tasks: tuple[Task, ...] = ("synthesis", "editing", "translation", "diversity")
+    """Which experiments."""
+    methods: tuple[Literal["sds", "cond", "dds", "nfsd", "ms-sds", "lmc"], ...] = ("sds", "cond", "dds", "nfsd", "ms-sds", "lmc")
+    """Which gradients; dds only where there is a source image."""
+    prompts: int = 24
+    """Test prompts, a third of them held-out combinations."""
+    tuning_prompts: int = 6
+    """Further prompts, of training combinations, on which ω is tuned."""
+    seeds: int = 3
+    """Seeds per test prompt; tuning uses one."""
+    steps: int = 500
+    """Adam steps of every image."""
+    translator_steps: int = 3000
+    """Training steps of every translation network."""
+    translator_images: int = 600
+    """Renders it is trained on, 5% of them held out."""
+    translator_width: int = 32
+    """Filters of its first level."""
+    diversity_prompts: int = 4
+    """Prompts of the diversity experiment, ten seeds each."""
+    samples: int = 3
+    """Samples of the diffusion model per test prompt, for the Fréchet distance and the colour statistics."""
+    batch_size: int = 8
+    """Images optimised at once."""
+    judge: str = str(ROOT / "models" / "toybox" / "judge")
+    """CLIP for scores, R-precision (over all 480 captions) and distances."""
+    lpips: str = "auto"
+    """AlexNet's weights for LPIPS; auto: the judge's features."""
+    out: Path = ROOT / "outputs" / "experiments_2d"
+    """Folder for all cells, tables and figures."""
+    docs: Path | None = None
+    """Also write the page here, its figures into images/ beside it."""
+
+
+class Cell(NamedTuple):
+    """One method at one ω on some prompts: the unit of work, of resuming and of the tables."""
+
+    task: str
+    method: str
+    omega: float
+    things: tuple[Thing, ...]
+    seeds: tuple[int, ...]
+    fixed: str = "none"
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}/{self.method}-{self.omega:g}-{self.fixed}-{len(self.things)}x{len(self.seeds)}"
+
+    @property
+    def jobs(self) -> list[Job]:
+        return [Job(thing.caption, seed) for thing in self.things for seed in self.seeds]
+
+
+def test_things(count: int) -> tuple[Thing, ...]:
+    """A third held-out combinations, spread evenly over the world."""
+    held = count // 3
+    spread = lambda things, n: [things[(i * len(things)) // n + i % 7] for i in range(n)]  # noqa: E731
+    return (*spread(TRAINING[:-7], count - held), *spread(HELD_OUT[:-7], held))
+
+
+def tuning_things(count: int, taken: Sequence[Thing]) -> tuple[Thing, ...]:
+    """Training combinations that are in no test."""
+    free = [thing for thing in TRAINING if thing not in taken]
+    return tuple(free[(i * len(free)) // count + 3] for i in range(count))
+
+
+def source_of(thing: Thing, number: int) -> Thing:
+    """Another object to edit: in turn of another colour, pattern or shape."""
+    field, names = (("color", patterns.COLOR_NAMES), ("pattern", patterns.NAMES), ("shape", shapes.NAMES))[number % 3]
+    index = names.index(getattr(thing, field))
+    return thing._replace(**{field: names[(index + 1) % len(names)]})
+
+
+def source_image(thing: Thing, size: int) -> Tensor:
+    """A render on grey, half from the front, (3, size, size) in [0, 1]."""
+    scene = render.studio(*thing, cameras.place(15.0, [30.0], 1.6, 50.0), background=(0.5, 0.5, 0.5), ambient=0.3)
+    return torch.from_numpy(render.render(scene, size)[0][0]).permute(2, 0, 1)
+
+
+class Bench:
+    """The models, and how a cell is run and measured."""
+
+    def __init__(self, options: Options) -> None:
+        self.options, self.model = options, options.load_model()
+        judge = Judge(options.judge, self.model.device)
+        distance = perceptual.JudgeDistance(judge) if options.lpips == "auto" else perceptual.LPIPS.load(Path(options.lpips))
+        self.by = metrics.Yardstick(judge, distance, [thing.caption for thing in THINGS])
+        self.test = test_things(options.prompts)
+        self.tuning = tuning_things(options.tuning_prompts, self.test)
+
+    def with_samples(self, things: Sequence[Thing]) -> metrics.Yardstick:
+        """The yardstick with the diffusion model's own samples of these prompts."""
+        jobs = [Job(thing.caption, seed) for thing in things for seed in range(max(1, self.options.samples))]
+        return dataclasses.replace(self.by, samples=samples.cached(self.model, jobs, self.options.out))
+
+    def run(self, cell: Cell) -> metrics.ImageSet:
+        """Make the images of a cell, or read them if they are made."""
+        side, editing = self.model.image_size, cell.task.startswith("editing")
+        recipe = Recipe(cell.omega, self.options.steps, fixed_noise=cell.fixed, noise_mix=0.5 if cell.fixed == "lmc" else 0.0)
+        if editing:
+            recipe = dataclasses.replace(recipe, learning_rate=EDIT_RATE, whole_share=EDIT_WHOLE)
+        origin = {thing.caption: self._origin(thing, i, cell) for i, thing in enumerate(cell.things)} if editing else {}
+        distillation = methods.build(cell.method, self.model, self.options.corrective, "")
+        grey = torch.full((3, side, side), GREY)
+
+        def make(jobs: Sequence[Job]) -> Optimisation:
+            if cell.method == "dds":
+                distillation.source = torch.cat([self.model.embed([origin[job.prompt].caption]) for job in jobs])
+            start = [source_image(origin[job.prompt], side) if editing else grey for job in jobs]
+            return Optimisation(distillation, recipe, jobs, torch.stack(start))
+
+        described = settings(self.model, recipe, cell.method, task=cell.task)
+        session = Session(self.options.out / cell.name, described, cell.jobs, self.options.batch_size, film=False)
+        session.open()
+        images = session.run(make)
+        starts = torch.stack([source_image(origin[job.prompt], side) for job in cell.jobs]) if editing else None
+        return metrics.ImageSet(page.label(cell.method, cell.omega), images, [job.prompt for job in cell.jobs], starts)
+
+    def _origin(self, thing: Thing, number: int, cell: Cell) -> Thing:
+        return thing if cell.task == "editing-own" else source_of(thing, number)
+
+    def tune(self, task: str, method: str) -> tuple[float, list[dict]]:
+        """The best ω of the grid and a row for every point of it. Best: R-precision, then CLIP score."""
+        rows = []
+        for omega in GRID[method]:
+            images = self.run(Cell(f"{task}-tuning", method, omega, self.tuning, (0,)))
+            rows.append({"ω": omega, **metrics.measure(images, self.by)})
+        best = max(rows, key=lambda row: (row["R-precision"].value, row["CLIP score"].value))
+        return best["ω"], [{"set": methods.LABELS[method], **{k: v for k, v in row.items() if k != "set"}} for row in rows]
+
+    def translator(self, method: str, omega: float) -> list[metrics.ImageSet]:
+        """Train a translator with a method, or read it, and translate the held-out images to every target."""
+        options, size = self.options, self.model.image_size
+        data = sources.load(TRANSLATION_SOURCE, size, options.translator_images)
+        folder = options.out / "translation" / f"{method}-{omega:g}"
+        if not (folder / "translator.safetensors").is_file():
+            torch.manual_seed(0)
+            network = Translator(TranslatorSpec(TRANSLATION_TARGETS, size, options.translator_width, max_width=8 * options.translator_width))
+            recipe = translation.TranslationRecipe(omega, options.translator_steps)
+            distillation = methods.build(method, self.model, options.corrective, "a plain cube")
+            module = translation.Translation(network, distillation, data, recipe)
+            if not translation.train(module, folder, device=self.model.device):
+                raise Interrupted("stopped while training a translator; the same command goes on from there")
+            save_translator(folder / "translator.safetensors", network, {"method": method, "omega": omega})
+        network, _ = load_translator(folder / "translator.safetensors", self.model.device)
+        return [_translated(network, data, target, method, omega) for target in range(len(TRANSLATION_TARGETS))]
+
+
+def _translated(network: Translator, data: sources.Sources, target: int, method: str, omega: float) -> metrics.ImageSet:
+    captions = [sources.fill(TRANSLATION_TARGETS[target], data.attributes[i]) for i in data.held_out_index]
+    images = translate(network, data.held_out, target)
+    return metrics.ImageSet(page.label(method, omega), images, captions, data.held_out)
+
+
+def _join(sets: Sequence[metrics.ImageSet]) -> metrics.ImageSet:
+    captions = [caption for images in sets for caption in images.captions]
+    images, origins = (torch.cat(parts) for parts in zip(*((s.images, s.sources) for s in sets)))
+    return metrics.ImageSet(sets[0].name, images, captions, origins)
+
+
+def run_task(bench: Bench, task: str, findings: page.Findings) -> None:
+    """Synthesis or editing: tune every method, then test it at its best ω."""
+    yardstick = bench.with_samples(bench.test)
+    findings.samples = metrics.ImageSet("diffusion samples", yardstick.samples, page.sample_captions(bench.test, yardstick.samples))
+    for method in bench.options.methods:
+        if method == "dds" and task == "synthesis":
+            continue
+        omega, grid = bench.tune(task, method)
+        images = bench.run(Cell(task, method, omega, bench.test, tuple(range(bench.options.seeds))))
+        findings.add(task, method, omega, images, metrics.measure(images, yardstick), grid)
+
+
+def run_claims(bench: Bench, findings: page.Findings) -> None:
+    """Further cells that single claims need: proj alone, SDS at both ends of its grid, LMC-SDS at a tenth."""
+    seeds = tuple(range(bench.options.seeds))
+    cell = lambda task, method, omega: bench.run(Cell(task, method, omega, bench.test, seeds))  # noqa: E731
+    findings.extra["proj"] = cell("editing-own", "sds", 0.0)
+    low, high = min(w for w in GRID["sds"] if w > 0), max(GRID["sds"])
+    findings.extra["sds low"], findings.extra["sds high"] = cell("synthesis", "sds", low), cell("synthesis", "sds", high)
+    findings.extra["lmc tenth"] = cell("synthesis", "lmc", findings.omega["synthesis", "sds"] / 10)
+
+
+def run_diversity(bench: Bench, findings: page.Findings) -> None:
+    """Ten seeds with fresh and with fixed ε, for SDS and LMC-SDS."""
+    things = bench.test[: bench.options.diversity_prompts]
+    for method, fixed in (("sds", "all"), ("lmc", "lmc")):
+        omega = findings.omega.get(("synthesis", method), methods.CUSTOMARY_OMEGA[method])
+        sets = {kind: bench.run(Cell("diversity", method, omega, things, tuple(range(10)), kind)) for kind in ("none", fixed)}
+        findings.diversity[method] = [page.spread(images, bench.by.distance) for images in sets.values()]
+
+
+def main() -> None:
+    options = tyro.cli(Options, description=__doc__)
+    translation.quiet_engine()
+    bench = Bench(options)
+    findings = page.Findings(options, bench.by)
+    for task in ("synthesis", "editing"):
+        if task in options.tasks:
+            run_task(bench, task, findings)
+    if {"synthesis", "editing"} <= set(options.tasks) and {"sds", "lmc", "cond"} <= set(options.methods):
+        run_claims(bench, findings)
+    if "translation" in options.tasks:
+        for method in options.methods:
+            omega = findings.omega.get(("editing", method), methods.CUSTOMARY_OMEGA[method])
+            images = _join(bench.translator(method, omega))
+            findings.add("translation", method, omega, images, metrics.measure(images, bench.by), [])
+    if "diversity" in options.tasks:
+        run_diversity(bench, findings)
+    for target in filter(None, (options.out / "experiments.md", options.docs)):
+        page.write(target, findings)
+        print(target)
+
+
+if __name__ == "__main__":
+    run_tool(main)

@@ -1,0 +1,196 @@
+"""The page of the 2D experiments: tables, figures, and an answer to each claim of the paper."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Iterator, NamedTuple, Sequence
+
+import torch
+from torch import Tensor
+
+from imaging import bootstrap, metrics, pictures, statistics, tables
+from imaging.bootstrap import Estimate
+from imaging.methods import LABELS
+from imaging.metrics import ImageSet
+from imaging.perceptual import Distance, pairwise
+
+FIGURE_ROWS = 8
+TITLES = {
+    "synthesis": "Synthesis from grey",
+    "editing": "Editing renders of another object",
+    "translation": "Translation network, held-out images",
+}
+
+
+@dataclass
+class Findings:
+    """Everything that was measured."""
+
+    options: Any
+    by: metrics.Yardstick
+    rows: dict[str, list[tables.Row]] = field(default_factory=dict)  # task → a row per method
+    grids: dict[str, list[tables.Row]] = field(default_factory=dict)  # task → a row per method and ω
+    omega: dict[tuple[str, str], float] = field(default_factory=dict)  # (task, method) → the best ω
+    sets: dict[tuple[str, str], ImageSet] = field(default_factory=dict)  # (task, method) → images at it
+    extra: dict[str, ImageSet] = field(default_factory=dict)  # what single claims need
+    diversity: dict[str, list[list[float]]] = field(default_factory=dict)  # method → fresh and fixed, per prompt
+    samples: ImageSet | None = None
+
+    def add(self, task: str, method: str, omega: float, images: ImageSet, row: tables.Row, grid: list[tables.Row]) -> None:
+        self.omega[task, method], self.sets[task, method] = omega, images
+        self.rows.setdefault(task, []).append(row)
+        self.grids.setdefault(task, []).extend(grid)
+
+
+class Claim(NamedTuple):
+    """A statement of the paper, and the figure that is above zero if it holds here."""
+
+    text: str
+    measure: str
+    figure: Estimate | None
+
+    @property
+    def verdict(self) -> str:
+        if self.figure is None:
+            return "not testable here"
+        return "confirmed" if self.figure.low > 0 else "contradicted" if self.figure.high < 0 else "not confirmed"
+
+
+def label(method: str, omega: float) -> str:
+    return f"{LABELS[method]} ω = {omega:g}"
+
+
+def sample_captions(things: Sequence, samples: Tensor) -> list[str]:
+    """Captions of the diffusion model's samples, the same number per thing."""
+    return [thing.caption for thing in things for _ in range(len(samples) // len(things))]
+
+
+def spread(images: ImageSet, distance: Distance) -> list[float]:
+    """Mean distance of all pairs of seeds, per prompt."""
+    captions = list(dict.fromkeys(images.captions))
+    mine = lambda caption: torch.tensor([c == caption for c in images.captions])  # noqa: E731
+    return [pairwise(distance, images.images[mine(caption)]).mean().item() for caption in captions]
+
+
+def per_caption(images: ImageSet, value: Callable[[ImageSet], Tensor]) -> dict[str, float]:
+    """Mean of a value over the images of each caption."""
+    values = value(images).tolist()
+    captions = dict.fromkeys(images.captions)
+    groups = {caption: [v for v, c in zip(values, images.captions) if c == caption] for caption in captions}
+    return {caption: sum(group) / len(group) for caption, group in groups.items()}
+
+
+def compare(a: dict[str, float], b: dict[str, float]) -> Estimate:
+    """Mean of a - b over the captions, with its interval."""
+    return bootstrap.difference([a[caption] for caption in a], [b[caption] for caption in a])
+
+
+def claims(findings: Findings) -> Iterator[Claim]:
+    """The claims at the end of the method's description, each answered by what was measured."""
+    yield from _image_claims(findings)
+    yield Claim("High ω with SDS repeats detail (the Janus problem)", "needs views of a 3D object", None)
+    pair = findings.diversity.get("lmc")
+    gain = bootstrap.difference(pair[1], pair[0]) if pair else None
+    yield Claim("Fixed ε raises the diversity of LMC-SDS", "distance of two seeds, fixed − fresh", gain)
+    yield from _translation_claims(findings)
+
+
+def _image_claims(findings: Findings) -> Iterator[Claim]:
+    extra, sets, samples = findings.extra, findings.sets, findings.samples
+    if "proj" not in extra:
+        return
+    detail, saturation, clipped = (_of(f) for f in (statistics.detail, statistics.saturation, statistics.clipped))
+    hits = lambda images: metrics.r_precision(*_similarity(images, findings.by))  # noqa: E731
+    proj, low, high, tenth = (extra[name] for name in ("proj", "sds low", "sds high", "lmc tenth"))
+    sds, lmc, cond = (sets["synthesis", method] for method in ("sds", "lmc", "cond"))
+    before = ImageSet("before", proj.sources, proj.captions)
+    gap = lambda images: {  # noqa: E731
+        k: abs(v - per_caption(samples, saturation)[k]) for k, v in per_caption(images, saturation).items()
+    }
+    at = lambda value, a, b: compare(per_caption(a, value), per_caption(b, value))  # noqa: E731
+    yield Claim("proj alone blurs", "detail of a render, before − after", at(detail, before, proj))
+    yield Claim("SDS at low ω blurs", f"detail, diffusion samples − {low.name}", at(detail, samples, low))
+    yield Claim("SDS at high ω over-saturates", f"saturation, {high.name} − diffusion samples", at(saturation, high, samples))
+    yield Claim("LMC-SDS works at a tenth of SDS's ω", f"R-precision, {tenth.name} − {sds.name}", at(hits, tenth, sds))
+    yield Claim("… with sharper results", f"detail, {tenth.name} − {sds.name}", at(detail, tenth, sds))
+    yield Claim("… and intact colour statistics", "distance of saturation from the samples', SDS − LMC-SDS", compare(gap(sds), gap(tenth)))
+    yield Claim("cond alone is unstable", f"share of clipped pixels, cond − {lmc.name}", at(clipped, cond, lmc))
+
+
+def _translation_claims(findings: Findings) -> Iterator[Claim]:
+    sets = {method: images for (task, method), images in findings.sets.items() if task == "translation"}
+    if not {"lmc", "sds"} <= sets.keys():
+        return
+    hits = lambda images: metrics.r_precision(*_similarity(images, findings.by))  # noqa: E731
+    kept = lambda images: findings.by.distance(images.images, images.sources)  # noqa: E731
+    scores = {method: hits(images) for method, images in sets.items()}
+    best = max((m for m in sets if m != "lmc"), key=lambda m: scores[m].mean().item())
+    pair = lambda value, a, b: bootstrap.difference(value(sets[a]).numpy(), value(sets[b]).numpy())  # noqa: E731
+    yield Claim("Translation by LMC-SDS has the highest R-precision", f"LMC-SDS − {LABELS[best]}, the best other", pair(hits, "lmc", best))
+    yield Claim("… and keeps more of the input than SDS", f"{findings.by.distance.name}, SDS − LMC-SDS", pair(kept, "sds", "lmc"))
+
+
+def _of(statistic: Callable[[Tensor], Tensor]) -> Callable[[ImageSet], Tensor]:
+    return lambda images: statistic(images.images)
+
+
+def _similarity(images: ImageSet, by: metrics.Yardstick) -> tuple[Tensor, Tensor]:
+    truth = torch.tensor([list(by.pool).index(caption) for caption in images.captions])
+    return metrics.judged(images, by)[1], truth
+
+
+def figure(findings: Findings, task: str) -> Tensor:
+    """Every method side by side: a row per prompt, its first image under each method; (3, H, W)."""
+    sets = {method: images for (t, method), images in findings.sets.items() if t == task}
+    first = next(iter(sets.values()))
+    starts = list({caption: i for i, caption in reversed(list(enumerate(first.captions)))}.items())[::-1]
+    half = FIGURE_ROWS // 2
+    chosen = starts if len(starts) <= FIGURE_ROWS else starts[:half] + starts[-half:]  # the last ones are held out
+    columns = {} if first.sources is None else {"source": first.sources}
+    columns |= {images.name: images.images for images in sets.values()}
+    tiles = [image[i] for _, i in chosen for image in columns.values()]
+    return pictures.grid(torch.stack(tiles), len(columns), [caption for caption, _ in chosen], list(columns))
+
+
+def write(path: Path, findings: Findings) -> None:
+    """The page at `path`, figures in images/ beside it, tables as CSV and LaTeX in the output folder."""
+    parts = [_head(findings)]
+    for task in findings.rows:
+        image = path.parent / "images" / f"experiments_2d_{task}.png"
+        pictures.write_image(image, figure(findings, task))
+        parts += [f"## {TITLES[task]}", _table(findings, task, findings.rows[task]), f"![{task}](images/{image.name})"]
+        if findings.grids[task]:
+            parts += ["ω over the whole grid, on the tuning prompts:", _table(findings, f"{task}-grid", findings.grids[task])]
+    if findings.diversity:
+        parts += ["## Diversity, ten seeds", _table(findings, "diversity", _diversity_rows(findings))]
+    answers = [{"claim": c.text, "measured": c.measure, "figure": c.figure, "verdict": c.verdict} for c in claims(findings)]
+    parts += ["## The paper's claims", _table(findings, "claims", answers)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _table(findings: Findings, name: str, rows: list[tables.Row]) -> str:
+    rows = tables.without_empty(rows)
+    tables.write(findings.options.out / "tables", name, rows)
+    return tables.text(rows)
+
+
+def _diversity_rows(findings: Findings) -> list[tables.Row]:
+    rows = []
+    for method, (fresh, fixed) in findings.diversity.items():
+        values = {"fresh ε": bootstrap.mean(fresh), "fixed ε": bootstrap.mean(fixed), "difference": bootstrap.difference(fixed, fresh)}
+        rows.append({"method": LABELS[method], "measure": findings.by.distance.name, **values})
+    return rows
+
+
+def _head(findings: Findings) -> str:
+    o = findings.options
+    return f"""# The paper's 2D experiments on the embedded world
+
+Written by `benchmarks/experiments_2d.py`. {o.prompts} test prompts, {o.prompts // 3} of them combinations that no training
+caption names, {o.seeds} seeds each, {o.steps} Adam steps an image for every method; ω tuned per method on {o.tuning_prompts}
+other prompts (best R-precision, then CLIP score). R-precision looks for the prompt among all {len(findings.by.pool)}
+captions of the world. Intervals are 95% bootstrap intervals over prompts. Fréchet distances are to the diffusion
+model's own samples of the same prompts. A claim is confirmed where the interval of its figure lies above zero,
+contradicted where it lies below."""

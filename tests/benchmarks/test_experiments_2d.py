@@ -1,0 +1,114 @@
+"""The 2D experiments on a tiny model: the whole sweep, resumed cell by cell, and the claims on sets with known answers."""
+
+import dataclasses
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from benchmarks import experiments_2d as bench
+from benchmarks import experiments_2d_page as page
+from imaging import metrics
+from imaging.bootstrap import Estimate
+from imaging.metrics import ImageSet
+from imaging.session import Session
+from lmc_guidance import Corrective, CorrectiveSpec, DiffusionModel, save_corrective
+from tests.judges import write_clip
+from tests.pipelines import write_pixel_pipeline
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Folders of a tiny model with a corrective, and of a tiny judge."""
+    folder = write_pixel_pipeline(tmp_path_factory.mktemp("tiny"), size=16)
+    corrective = Corrective(CorrectiveSpec("spectral", 3, 1000, {"bins": 4, "channels": 1, "resolution": 16}))
+    save_corrective(folder / "corrective.safetensors", corrective, DiffusionModel.load(folder))
+    return folder, write_clip(tmp_path_factory.mktemp("judge"))
+
+
+def test_prompts_are_distinct_and_a_third_is_held_out():
+    test = bench.test_things(24)
+    tuning = bench.tuning_things(6, test)
+    assert len(set(test)) == 24 and sum(thing.held_out for thing in test) == 8
+    assert len(set(tuning)) == 6 and not set(test) & set(tuning) and not any(thing.held_out for thing in tuning)
+    assert len({thing.shape for thing in test}) >= 8 and len({thing.color for thing in test}) == 8
+
+
+def test_sources_differ_in_one_word_each():
+    for number, thing in enumerate(bench.test_things(24)):
+        origin = bench.source_of(thing, number)
+        assert sum(a != b for a, b in zip(origin, thing)) == 1
+    assert bench.source_image(origin, 16).shape == (3, 16, 16)
+
+
+def test_the_sweep_writes_its_page_and_repeats_nothing(models, tmp_path, monkeypatch):
+    model, judge = models
+    monkeypatch.setattr(bench, "GRID", {name: grid[:1] for name, grid in bench.GRID.items()} | {"sds": (1.0, 5.0)})
+    arguments = ["--model", model, "--judge", judge, "--out", tmp_path / "out", "--docs", tmp_path / "docs" / "e.md"]
+    arguments += ["--prompts", 3, "--tuning-prompts", 1, "--seeds", 2, "--steps", 2, "--translator-steps", 2, "--samples", 1]
+    arguments += ["--translator-images", 20, "--translator-width", 4, "--diversity-prompts", 1, "--methods", "sds", "cond", "dds", "lmc"]
+    monkeypatch.setattr(sys, "argv", ["bench", *map(str, arguments)])
+    bench.main()
+    text = (tmp_path / "docs" / "e.md").read_text()
+    assert text == (tmp_path / "out" / "experiments.md").read_text()
+    for words in ("## Synthesis", "## Editing", "## Translation", "## Diversity", "proj alone blurs", "not testable here"):
+        assert words in text
+    assert text.count("DDS ω") == 2  # editing and translation, never synthesis
+    assert {p.name for p in (tmp_path / "docs" / "images").iterdir()} == {f"experiments_2d_{t}.png" for t in page.TITLES}
+    assert (tmp_path / "out" / "tables" / "claims.tex").is_file()
+    optimised = []
+    monkeypatch.setattr(Session, "_optimise", lambda self, *_: optimised.append(self.folder))
+    bench.main()
+    assert not optimised and (tmp_path / "docs" / "e.md").read_text() == text
+
+
+class MeanDistance:
+    name = "difference of means"
+
+    def __call__(self, a, b):
+        return (a.mean((1, 2, 3)) - b.mean((1, 2, 3))).abs()
+
+
+def noise(strength: float, captions, saturation: float = 0.0) -> ImageSet:
+    """Images with a known amount of detail and colour."""
+    generator = torch.Generator().manual_seed(0)
+    images = 0.5 + strength * torch.randn(len(captions), 1, 16, 16, generator=generator).expand(-1, 3, -1, -1)
+    images = images * torch.tensor([1.0, 1.0 - saturation, 1.0 - saturation]).view(1, 3, 1, 1)
+    return ImageSet(f"noise {strength}", images.clamp(0, 1), captions, torch.full_like(images, 0.5))
+
+
+def test_claims_on_sets_whose_answers_are_known(monkeypatch):
+    captions = ["a"] * 2 + ["b"] * 2 + ["c"] * 2
+    monkeypatch.setattr(page, "_similarity", lambda images, by: (torch.eye(6)[:, :3], torch.zeros(6, dtype=torch.long)))
+    findings = page.Findings(None, SimpleNamespace(distance=MeanDistance(), pool=["a", "b", "c"]))
+    findings.samples = noise(0.1, captions, 0.2)
+    blurred = dataclasses.replace(noise(0.01, captions), sources=noise(0.1, captions).images)
+    findings.extra = {"proj": blurred, "sds low": noise(0.02, captions), "sds high": noise(0.1, captions, 0.9),
+                      "lmc tenth": noise(0.05, captions, 0.25)}
+    findings.sets = {("synthesis", "sds"): noise(0.1, captions, 0.8), ("synthesis", "lmc"): noise(0.1, captions),
+                     ("synthesis", "cond"): noise(0.5, captions)}
+    findings.diversity = {"lmc": [[0.1, 0.2, 0.3], [0.3, 0.4, 0.5]]}
+    verdicts = {claim.text: claim.verdict for claim in page.claims(findings)}
+    assert verdicts["proj alone blurs"] == verdicts["SDS at low ω blurs"] == verdicts["cond alone is unstable"] == "confirmed"
+    assert verdicts["SDS at high ω over-saturates"] == verdicts["… and intact colour statistics"] == "confirmed"
+    assert verdicts["LMC-SDS works at a tenth of SDS's ω"] == "not confirmed"  # the same hits
+    assert verdicts["Fixed ε raises the diversity of LMC-SDS"] == "confirmed"
+    assert verdicts["High ω with SDS repeats detail (the Janus problem)"] == "not testable here"
+
+
+def test_a_verdict_follows_from_the_interval():
+    verdict = lambda low, high: page.Claim("", "", Estimate((low + high) / 2, low, high, 9)).verdict  # noqa: E731
+    assert verdict(0.1, 0.3) == "confirmed" and verdict(-0.3, -0.1) == "contradicted" and verdict(-0.1, 0.3) == "not confirmed"
+
+
+def test_translation_claims_compare_with_the_best_other(monkeypatch):
+    captions = list("abcdef")
+    sets = {m: ImageSet(m, torch.full((6, 3, 4, 4), level), captions, torch.zeros(6, 3, 4, 4)) for m, level in
+            {"lmc": 0.1, "sds": 0.5, "dds": 0.2}.items()}
+    hits = {"lmc": 1.0, "sds": 0.0, "dds": 0.0}
+    monkeypatch.setattr(page, "_similarity", lambda images, by: (hits[images.name],))
+    monkeypatch.setattr(metrics, "r_precision", lambda hit: torch.full((6,), hit))
+    findings = page.Findings(None, SimpleNamespace(distance=MeanDistance()), sets={("translation", m): s for m, s in sets.items()})
+    first, second = page._translation_claims(findings)
+    assert first.verdict == second.verdict == "confirmed" and second.figure.value == pytest.approx(0.4)
