@@ -100,7 +100,8 @@ def test_pairs_are_written_and_trained_from(model, images, tmp_path, monkeypatch
     (["--kind", "unet", "--images", "8", "--out", "/proc/nowhere/b.safetensors"], "cannot write"),
 ])
 def test_bad_input_is_one_line(words, message, model, images, tmp_path, monkeypatch, capsys):
-    assert call(monkeypatch, "--model", model, "--data", images, "--out", tmp_path / "b.safetensors", *SMALL, *words) == 1
+    common = ["--model", model, "--data", images, "--out", tmp_path / "b.safetensors", *SMALL]
+    assert call(monkeypatch, *common, *words) == 1
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert told.startswith("train_corrective: ") and message in told
 
