@@ -17,6 +17,7 @@ import imageio.v3 as iio
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -35,9 +36,9 @@ class DenoiserRecipe:
     seed: int = 2
     images: int = 300_000  # in all
     small_images: int = 45_000  # of these, the first so many at half the resolution
-    decay_images: int = 50_000  # of these, the last so many at a falling learning rate
+    decay_images: int = 40_000  # of these, the last so many at a falling learning rate
     batch_size: int = 16  # twice that at half the resolution
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     caption_dropout: float = 0.1
     ema_decay: float = 0.999
 
@@ -98,6 +99,7 @@ class DenoiserTrainee:
     def __init__(self, recipe: DenoiserRecipe, tokenizer: CLIPTokenizer, encoder: CLIPTextModel) -> None:
         self.recipe, self.tokenizer, self.encoder = recipe, tokenizer, encoder.eval().requires_grad_(False)
         self.unet = build_unet(recipe, encoder.config.hidden_size)
+        self.unet.set_attn_processor(AttnProcessor())  # torch's fused attention has a slow backward on CPUs
         self.ema = copy.deepcopy(self.unet).requires_grad_(False)
         self.scheduler = build_scheduler()
         self.optimizer = torch.optim.AdamW(self.unet.parameters(), recipe.learning_rate,
