@@ -15,15 +15,17 @@ def write_pixel_pipeline(
     size: int = 64,
     learned_variance: bool = False,
     seed: int = 0,
+    tokens: int = 32,
 ) -> Path:
     """Write a pixel-space model: U-Net on (3, size, size) images in [-1, 1], no VAE; return its folder.
 
-    `prediction_type` is epsilon, v_prediction or sample; `learned_variance` doubles the output channels.
+    `prediction_type` is epsilon, v_prediction or sample; `learned_variance` doubles the output channels;
+    `tokens` is how many the text encoder reads.
     """
     folder = Path(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        _write_text_encoder(folder, max_length=32)
+        _write_text_encoder(folder, max_length=tokens)
         _write_unet(folder, size, channels=3, out_channels=6 if learned_variance else 3)
     _write_scheduler(folder, prediction_type, beta_schedule="squaredcos_cap_v2")
     _write_index(folder, "DiffusionPipeline", latent=False)
