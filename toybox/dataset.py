@@ -25,7 +25,7 @@ def _join(a: cameras.Cameras, b: cameras.Cameras) -> cameras.Cameras:
     return cameras.Cameras(*parts, a.views + b.views)
 
 
-def scenes_of(rng: np.random.Generator, things: Sequence[Thing], narrow: float = 0.85) -> render.Scenes:
+def scenes_of(rng: np.random.Generator, things: Sequence[Thing], narrow: float = 0.95) -> render.Scenes:
     """Random surroundings for the things; `narrow` is the share of close-to-training cameras."""
     n_narrow = int(round(narrow * len(things)))
     cams = _join(cameras.sample(rng, n_narrow, cameras.NARROW),

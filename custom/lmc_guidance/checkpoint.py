@@ -23,6 +23,7 @@ from .folder import first_line, is_hub_id
 FORMAT = "lmc-corrective"
 FORMAT_VERSION = 1
 FILE_NAME = "corrective.safetensors"
+LARGEST_WEIGHT = 1e4  # no training comes near it, and a flipped bit of an exponent mostly goes far beyond
 
 
 @dataclass(frozen=True)
@@ -197,9 +198,12 @@ def _build(file: Path, spec: CorrectiveSpec, tensors: Dict[str, Tensor]) -> Corr
     filters = [tuple(value.shape) for name, value in tensors.items() if name.endswith("gain")]
     if any(channels not in (1, spec.channels) for _, channels, _ in filters):
         raise UserError(f"corrective '{file}': its filter is for {filters[0][1]} channels, its images have {spec.channels}")
-    damaged = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
+    damaged = [name for name, value in tensors.items() if not (value.abs() <= LARGEST_WEIGHT).all()]  # NaN fails too
     if damaged:
-        raise UserError(f"corrective '{file}' holds NaN or infinite weights in {damaged[0]}")
+        raise UserError(
+            f"corrective '{file}' holds weights in {damaged[0]} that are NaN, infinite or beyond {LARGEST_WEIGHT:.0f}; "
+            "the file is damaged"
+        )
     corrective = corrective.to_empty(device="cpu")
     corrective.load_state_dict(tensors)
     return corrective.float()

@@ -146,11 +146,12 @@ def test_hostile_headers(saved, pixel_model, edit, words):
     assert words in refusal(saved, pixel_model)
 
 
-def test_damaged_weights(tmp_path, pixel_model):
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -2e4])
+def test_damaged_weights(tmp_path, pixel_model, value):
     corrective = build()
-    corrective.network.gain[1, 0, 3] = float("nan")
+    corrective.network.gain[1, 0, 3] = value
     path = save_corrective(tmp_path / "b.safetensors", corrective, pixel_model)
-    assert "NaN or infinite" in refusal(path, pixel_model)
+    assert "NaN, infinite or beyond" in refusal(path, pixel_model)
 
 
 def test_failing_to_write_is_one_line_and_keeps_the_old_file(saved, pixel_model, monkeypatch):
