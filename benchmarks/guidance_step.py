@@ -1,0 +1,167 @@
+"""What a step of guidance costs: SDS, LMC-SDS and LMC-SDS with a fixed ε, side by side in one process.
+
+    python benchmarks/guidance_step.py                        the embedded model
+    python benchmarks/guidance_step.py --model sd-1.5-size    a U-Net of Stable Diffusion 1.5's size, random weights
+    python benchmarks/guidance_step.py --device cuda
+
+One step is everything from x to its gradient, without renderer and VAE. A round times each method once, in
+turn and in an order that rotates, so that a busy machine slows all of them alike; the table shows the median
+of the ratios to SDS of the same round, and their quartiles. Memory is the step's own peak beside the weights,
+on CUDA only. Writes Markdown to --out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Callable, Literal
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
+
+import torch  # noqa: E402
+import tyro  # noqa: E402
+from rich.progress import track  # noqa: E402
+
+from lmc_guidance import (SDS, Corrective, CorrectiveSpec, DiffusionModel, LMCSDS, NoiseSource,  # noqa: E402
+                          TextPair, UserError, load_corrective)
+from lmc_guidance.checkpoint import FILE_NAME  # noqa: E402
+from lmc_guidance.diffusion import half_dtype  # noqa: E402
+from lmc_guidance.schedule import NoiseSchedule  # noqa: E402
+
+SD_SIZE = "sd-1.5-size"
+
+
+@dataclasses.dataclass
+class Options:
+    """What to time, and how often."""
+
+    model: str = str(ROOT / "models" / "toybox")
+    """A folder that the plugin loads, with its corrective beside it, or sd-1.5-size."""
+    batch: int = 4
+    """Images per step."""
+    rounds: int = 15
+    """Timed rounds, after two that are not."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where to run; half precision on CUDA and on CPUs that have bfloat16, as the guidance does by default."""
+    out: Path = ROOT / "outputs" / "benchmark" / "guidance_step.md"
+    """The table."""
+
+
+@dataclasses.dataclass
+class Timing:
+    """Seconds per step of one method, a value a round, and its peak memory in MiB (CUDA, else none)."""
+
+    seconds: list[float] = dataclasses.field(default_factory=list)
+    peak: float | None = None
+
+
+def sd_size_unet(**changes) -> "torch.nn.Module":
+    """A U-Net of Stable Diffusion 1.5's architecture (860 M parameters), random weights; changes shrink it for tests."""
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(0)
+    return UNet2DConditionModel(**{**dict(sample_size=64, in_channels=4, out_channels=4, cross_attention_dim=768), **changes})
+
+
+def sd_size_model(unet: "torch.nn.Module", device: str) -> tuple[DiffusionModel, Corrective]:
+    """A latent model around the U-Net, and an untrained spectral corrective. The VAE is diffusers' smallest: no step
+    touches it."""
+    from diffusers import AutoencoderKL
+
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    schedule = NoiseSchedule((1 - betas).cumprod(0).to(device), "epsilon")
+    unet = unet.eval().requires_grad_(False).to(device, half_dtype(device))
+    model = DiffusionModel(unet, schedule, AutoencoderKL(), name=SD_SIZE)
+    spec = CorrectiveSpec("spectral", 4, 1000, dict(bins=20, channels=4, resolution=unet.config.sample_size), clip_x_hat=False)
+    return model, Corrective(spec).to(device)
+
+
+def load(options: Options) -> tuple[DiffusionModel, Corrective]:
+    """The model and its corrective."""
+    if options.model == SD_SIZE:
+        return sd_size_model(sd_size_unet(), options.device)
+    model = DiffusionModel.load(options.model, options.device, half_dtype(options.device), options.device == "cpu")
+    return model, load_corrective(model.folder / FILE_NAME, model).corrective
+
+
+def steps(model: DiffusionModel, corrective: Corrective, batch: int) -> dict[str, Callable[[int], torch.Tensor]]:
+    """Name → a function of the step's index that computes one gradient, (batch, C, N, N)."""
+    shape = (batch, model.channels, model.resolution, model.resolution)
+    generator = torch.Generator().manual_seed(0)
+    x = (torch.rand(shape, generator=generator) * 2 - 1).to(model.device)
+    width = model.unet.config.cross_attention_dim
+    text = TextPair(*(torch.randn(batch, 32, width, generator=generator).to(model.device) for _ in range(2)))
+
+    def step(method, noise: NoiseSource) -> Callable[[int], torch.Tensor]:
+        def once(i: int) -> torch.Tensor:
+            where = dict(step=i, device=model.device)
+            t = noise.timesteps(20, 980, batch, **where)
+            return method(x, text, t, noise.draw(shape, **where), 10.0).gradient
+        return once
+
+    lmc = LMCSDS(model, corrective)
+    return {"SDS": step(SDS(model), NoiseSource(0)), "LMC-SDS": step(lmc, NoiseSource(0)),
+            "LMC-SDS, fixed ε": step(lmc, NoiseSource(0, "lmc"))}
+
+
+def clock(step: Callable[[int], torch.Tensor], i: int, timing: Timing, cuda: bool) -> None:
+    """Time step i into `timing`."""
+    if cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+    start = time.perf_counter()
+    step(i)
+    if cuda:
+        torch.cuda.synchronize()
+        timing.peak = max(timing.peak or 0.0, (torch.cuda.max_memory_allocated() - held) / 2**20)
+    timing.seconds.append(time.perf_counter() - start)
+
+
+def measure(methods: dict[str, Callable[[int], torch.Tensor]], rounds: int, cuda: bool = False) -> dict[str, Timing]:
+    """Timings of all methods over interleaved rounds."""
+    timings = {name: Timing() for name in methods}
+    names = list(methods)
+    for i in track(range(-2, rounds), description="rounds"):
+        for name in names[i % len(names):] + names[: i % len(names)]:
+            clock(methods[name], i + 2, timings[name] if i >= 0 else Timing(), cuda)
+    return timings
+
+
+def table(timings: dict[str, Timing], heading: str) -> str:
+    """Markdown: median seconds, and the ratio to the first method within the same round."""
+    first = next(iter(timings.values()))
+    rows = [heading, "", f"| method | seconds a step (median) | ratio to {next(iter(timings))}: median [quartiles] | peak MiB |",
+            "| --- | --- | --- | --- |"]
+    for name, timing in timings.items():
+        ratios = [a / b for a, b in zip(timing.seconds, first.seconds)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        peak = "not measured" if timing.peak is None else f"{timing.peak:.0f}"
+        rows.append(f"| {name} | {statistics.median(timing.seconds):.3f} | {middle:.3f} [{low:.3f}, {high:.3f}] | {peak} |")
+    return "\n".join(rows) + "\n"
+
+
+def main() -> None:
+    options = tyro.cli(Options, description=__doc__)
+    if options.rounds < 2:
+        raise SystemExit(f"--rounds is {options.rounds}; quartiles need at least 2")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("--device cuda: torch finds no CUDA device here; use --device cpu")
+    try:
+        model, corrective = load(options)
+    except UserError as error:
+        raise SystemExit(str(error))
+    timings = measure(steps(model, corrective, options.batch), options.rounds, options.device == "cuda")
+    text = table(timings, f"{model.name}, {options.batch} images, {options.rounds} rounds, "
+                          f"{str(model.dtype).partition('.')[2]} on {options.device}")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""The timing of guidance steps: every method gives a gradient, and ratios are taken within a round."""
+
+import torch
+
+from benchmarks import guidance_step as bench
+
+
+def test_methods_run_on_a_small_unet_of_the_same_architecture():
+    unet = bench.sd_size_unet(sample_size=8, block_out_channels=(8, 8, 8, 8), norm_num_groups=4,
+                              cross_attention_dim=8, attention_head_dim=4)
+    model, corrective = bench.sd_size_model(unet, "cpu")
+    methods = bench.steps(model, corrective, batch=2)
+    gradients = {name: step(0) for name, step in methods.items()}
+    assert all(g.shape == (2, 4, 8, 8) and g.isfinite().all() for g in gradients.values())
+    assert not torch.equal(gradients["SDS"], gradients["LMC-SDS"])
+    assert not torch.equal(gradients["LMC-SDS"], gradients["LMC-SDS, fixed ε"])
+
+
+def test_every_round_times_every_method_once_and_warm_up_is_left_out():
+    calls = []
+    methods = {name: lambda i, name=name: calls.append((name, i)) for name in ("a", "b", "c")}
+    timings = bench.measure(methods, rounds=4)
+    assert [len(t.seconds) for t in timings.values()] == [4, 4, 4]
+    assert sorted(calls) == [(name, i) for name in "abc" for i in range(6)]
+    assert {calls[k][0] for k in range(0, len(calls), 3)} == {"a", "b", "c"}  # each has gone first
+
+
+def test_ratio_is_of_the_same_round_not_of_medians():
+    timings = {"SDS": bench.Timing([1.0, 10.0, 100.0]), "LMC-SDS": bench.Timing([2.0, 20.0, 50.0])}
+    assert "2.000 [0.500, 2.000]" in bench.table(timings, "")
