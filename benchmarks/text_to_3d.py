@@ -24,7 +24,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
 
 import tyro  # noqa: E402
 
-COLUMNS = ("seconds", "r_precision", "iou", "saturated", "saturated_truth")
+COLUMNS = {  # key in result.json → heading, decimals
+    "seconds": ("seconds", 0), "r_precision": ("R-precision", 2), "iou": ("IoU", 2), "chamfer": ("Chamfer, mm", 0),
+    "normal_consistency": ("normals", 2), "floaters": ("floaters", 2), "color_error": ("colour error", 2),
+    "saturated": ("saturated", 2), "saturated_truth": ("(truth)", 2)}
 
 
 @dataclasses.dataclass
@@ -110,12 +113,19 @@ def saturated_share(rgb, opacity) -> float:
     return float(clipped[inside].mean()) if inside.any() else 0.0
 
 
+def mean_color(rgb, opacity):
+    """Mean sRGB colour (3,) of the object's pixels; black where there is no object."""
+    inside = opacity > 0.5
+    return rgb[inside].mean(0) if inside.any() else rgb.reshape(-1, 3).mean(0) * 0
+
+
 def measure(run: Run, views: int, judge) -> dict[str, float]:
-    """R-precision, IoU and saturation of a finished run."""
+    """Everything of COLUMNS but the seconds, for a finished run."""
+    import numpy as np
     import torch
     import trimesh
 
-    from toybox import cameras, render, truth
+    from toybox import cameras, compare, render
     from toybox.captions import THINGS
 
     thing = next(t for t in THINGS if t.caption == run.prompt)
@@ -127,7 +137,9 @@ def measure(run: Run, views: int, judge) -> dict[str, float]:
     mesh.merge_vertices(merge_tex=True, merge_norm=True)
     world = mesh.vertices[:, [2, 0, 1]]  # glTF is +Y up with the front at +Z; the world is z up, front +x
     true = render.render(render.studio(*thing, cameras.turntable(views), ambient=0.1), rgb.shape[1])
-    return {"r_precision": hits.mean().item(), "iou": truth.iou(thing.shape, world, mesh.faces),
+    shape = compare.likeness(thing.shape, world, mesh.faces)._asdict()
+    return {"r_precision": hits.mean().item(), **shape, "chamfer": 1000 * shape["chamfer"],
+            "color_error": float(np.linalg.norm(mean_color(rgb, opacity) - mean_color(*true))),
             "saturated": saturated_share(rgb, opacity), "saturated_truth": saturated_share(*true)}
 
 
@@ -156,9 +168,11 @@ def write_tables(rows: list[dict], out: Path) -> None:
         writer = csv.DictWriter(file, ["config", "prompt", "seed", *COLUMNS], extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
-    lines = ["| config | prompt | seed | seconds | R-precision | IoU | saturated | (truth) |", "| --- " * 8 + "|"]
-    lines += [f"| {r['config']} | {r['prompt']} | {r['seed']} | {r['seconds']:.0f} | {r['r_precision']:.2f} | "
-              f"{r['iou']:.2f} | {r['saturated']:.2f} | {r['saturated_truth']:.2f} |" for r in rows]
+    headings = ["config", "prompt", "seed", *(heading for heading, _ in COLUMNS.values())]
+    lines = [f"| {' | '.join(headings)} |", "| --- " * len(headings) + "|"]
+    for r in rows:
+        values = [f"{r[key]:.{decimals}f}" for key, (_, decimals) in COLUMNS.items()]
+        lines.append(f"| {' | '.join([r['config'], r['prompt'], str(r['seed']), *values])} |")
     (out / "table.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 

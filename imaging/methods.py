@@ -9,13 +9,11 @@ from lmc_guidance import DDS, LMCSDS, MSSDS, NFSD, SDS, Cond, DiffusionModel, Us
 from lmc_guidance.checkpoint import FILE_NAME
 from lmc_guidance.corrective import Corrective
 from lmc_guidance.distillation import Distillation
+from lmc_guidance.methods import BAD_IMAGES
 
 Name = Literal["sds", "lmc", "cond", "nfsd", "ms-sds", "dds"]
 LABELS = {"sds": "SDS", "lmc": "LMC-SDS", "cond": "cond", "nfsd": "NFSD", "ms-sds": "MS-SDS", "dds": "DDS"}
 CUSTOMARY_OMEGA = {"sds": 100.0, "lmc": 10.0, "cond": 100.0, "nfsd": 7.5, "ms-sds": 100.0, "dds": 7.5}  # as in the plugin
-
-# What NFSD's authors call bad images (Katzir et al. 2023), as in the plugin's `nfsd-guidance`.
-BAD_IMAGES = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
 
 
 def build(

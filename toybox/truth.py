@@ -83,28 +83,49 @@ def voxelize(vertices: np.ndarray, faces: np.ndarray, resolution: int,
     return out.ravel()
 
 
+class Pose(NamedTuple):
+    """Where the truth overlaps a mesh most: turned about z, then scaled."""
+
+    iou: float  # the overlap there, intersection over union of the volumes
+    angle: float  # radians
+    scale: float
+
+    def apply(self, points: np.ndarray) -> np.ndarray:
+        """Points (N, 3) of the true shape, moved there."""
+        return self.scale * points @ _rotation(self.angle).T
+
+
+def _rotation(angle: float) -> np.ndarray:
+    c, s = math.cos(angle), math.sin(angle)
+    return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+
+
 def iou(name: str, vertices: np.ndarray, faces: np.ndarray) -> float:
-    """Volumetric IoU of a closed mesh with the named shape, at the best rotation about z and scale.
+    """Volumetric IoU of a closed mesh with the named shape at the best pose; 0 for an empty mesh."""
+    return align(name, vertices, faces).iou if len(faces) else 0.0
+
+
+def align(name: str, vertices: np.ndarray, faces: np.ndarray) -> Pose:
+    """The pose of the named shape that overlaps a closed mesh most, by rotation about z and scale.
 
     vertices: (V, 3) metres, z up. The truth is turned through 24 angles and scaled by 0.6 to 1.4 on
-    a coarse grid, then both are refined on a fine one; there is no shift. 0 for an empty mesh.
+    a coarse grid, then both are refined on a fine one; there is no shift.
     """
     angles, scales = np.arange(24) * math.tau / 24, np.geomspace(0.6, 1.4, 15)
     _, angle, scale = _best_overlap(name, vertices, faces, 24, angles, scales)
-    angles, scales = angle + math.tau / 72 * np.arange(-1, 2), scale * 1.02 ** np.arange(-2, 3)
-    return _best_overlap(name, vertices, faces, 64, angles, scales)[0]
+    angles, scales = angle + math.tau / 144 * np.arange(-2, 3), scale * 1.01 ** np.arange(-6, 7)
+    return _best_overlap(name, vertices, faces, 64, angles, scales)
 
 
-def _best_overlap(name, vertices, faces, resolution, angles, scales) -> tuple[float, float, float]:
-    """The largest IoU over all angles (radians) and scales, and where it is."""
+def _best_overlap(name, vertices, faces, resolution, angles, scales) -> Pose:
+    """The best pose among all angles (radians) and scales."""
     half_extent = max(RADIUS * max(scales), float(np.abs(vertices).max())) + 1e-6
     mine, points = voxelize(vertices, faces, resolution, half_extent), grid_points(resolution, half_extent)
-    best = (0.0, angles[0], scales[0])
+    best = Pose(0.0, float(angles[0]), float(scales[0]))
     for angle in angles:
-        turn = np.array([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, 1]])
-        turned = points @ turn
+        turned = points @ _rotation(angle)
         for scale in scales:
             true = inside(name, turned / scale)
             overlap = float((mine & true).sum() / max((mine | true).sum(), 1))
-            best = max(best, (overlap, angle, scale))
+            best = max(best, Pose(overlap, float(angle), float(scale)))
     return best

@@ -9,12 +9,7 @@ from .errors import UserError
 from .guidance import Guidance, GuidanceConfig
 from .host import info, register, warn
 from .host import name as host_name
-from .methods import DDS, LMCSDS, MSSDS, NFSD, SDS, Cond
-
-# What NFSD's authors call bad images (Katzir et al. 2023).
-BAD_IMAGES = (
-    "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
-)
+from .methods import BAD_IMAGES, DDS, LMCSDS, MSSDS, NFSD, SDS, Cond
 
 
 @register("sds-guidance")

@@ -10,6 +10,11 @@ from .distillation import Distillation, Queries, Step
 from .errors import UserError
 from .schedule import Prediction
 
+# What NFSD's authors call bad images (Katzir et al. 2023).
+BAD_IMAGES = (
+    "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
+)
+
 
 def _per_item(embedding: Tensor, cond: Tensor) -> Tensor:
     """One embedding (1, Nt, D) for every item of `cond` (B, Nt, D)."""

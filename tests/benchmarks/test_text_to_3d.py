@@ -45,19 +45,27 @@ def test_measure(run):
     result = bench.measure(run, 8, SureJudge())
     assert result["r_precision"] == 0.5
     assert result["iou"] > 0.9
+    assert result["chamfer"] < 5 and result["normal_consistency"] > 0.95 and result["floaters"] == 0
     assert result["saturated"] == pytest.approx(0.5)
     assert result["saturated_truth"] < 0.05
 
 
 def test_table_has_a_row_a_run_and_totals(run, tmp_path, capsys):
-    values = dict(seconds=60.0, r_precision=0.5, iou=0.8, saturated=0.1, saturated_truth=0.0)
+    values = dict.fromkeys(bench.COLUMNS, 0.0) | dict(seconds=60.0, r_precision=0.5, iou=0.8, chamfer=21.4)
     run.result.write_text(json.dumps(values))
     missing = bench.Run(run.config, "a red cube", 1, tmp_path / "none")
     rows = bench.table([run, missing])
     assert [row["prompt"] for row in rows] == ["a red cube", "ALL 1 runs"]
     bench.write_tables(rows, tmp_path)
-    assert "| x | a red cube | 0 | 60 | 0.50 | 0.80 | 0.10 | 0.00 |" in capsys.readouterr().out
+    assert "| x | a red cube | 0 | 60 | 0.50 | 0.80 | 21 | 0.00 |" in capsys.readouterr().out
     assert (tmp_path / "table.csv").read_text().count("\n") == 3
+
+
+def test_colour_of_the_object_leaves_the_background_out(run):
+    rgb, opacity = bench.turntable(run, 8)
+    quarter = np.array([255, 0, 0]) / 2 + np.array([128, 128, 128]) / 2
+    assert bench.mean_color(rgb, opacity) * 255 == pytest.approx(quarter, abs=0.01)
+    assert not bench.mean_color(rgb, opacity * 0).any()
 
 
 def test_core_prompts_cover_all_shapes_and_four_held_out_combinations():
