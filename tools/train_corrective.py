@@ -134,7 +134,7 @@ class Job:
         self.machines = Machines.found(options.accelerator, options.devices, options.nodes, options.workers)
         device = self.machines.device
         dtype = half_dtype(device) if options.half else torch.float32
-        self.model = DiffusionModel.load(options.model, device, dtype)
+        self.model = DiffusionModel.load(options.model, device, dtype, channels_last=str(device) == "cpu")
         self.cropping = Cropping(self.model.image_size, options.crop, options.flip)
         self.data, self.pairs = self._open(options.data)
         self.broken = BrokenCount(options.broken)

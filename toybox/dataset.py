@@ -17,6 +17,7 @@ class Batch(NamedTuple):
     captions: list[str]
     things: list[Thing]
     views: list[str]  # "front", "side", "back", "overhead", whether the caption says so or not
+    scenes: render.Scenes
 
 
 def _join(a: cameras.Cameras, b: cameras.Cameras) -> cameras.Cameras:
@@ -51,4 +52,4 @@ def batch(seed: int, index: int, batch_size: int, size: int,
     texts = [captions.write(rng, t, v if rng.random() < view_words else None)
              for t, v in zip(chosen, views)]
     images, _ = render.render(scenes, size)
-    return Batch(images, texts, chosen, views)
+    return Batch(images, texts, chosen, views, scenes)

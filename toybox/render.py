@@ -110,6 +110,38 @@ def render(scenes: Scenes, size: int, samples: int = 2) -> tuple[np.ndarray, np.
     return out, opacity
 
 
+@njit(parallel=True, cache=True, fastmath=True)
+def _surface(size, shape, origin, axes, tan_half, out):
+    for job in prange(shape.shape[0] * size):
+        n, row = job // size, job % size
+        d = np.empty(3)
+        for col in range(size):
+            v, u = 1.0 - 2.0 * (row + 0.5) / size, 2.0 * (col + 0.5) / size - 1.0
+            for i in range(3):
+                d[i] = axes[n, 2, i] + tan_half[n] * (u * axes[n, 0, i] + v * axes[n, 1, i])
+            d /= math.sqrt(d[0] ** 2 + d[1] ** 2 + d[2] ** 2)
+            t = _hit(shape[n], origin[n], d)
+            if t < 0.0:
+                out[n, row, col] = 0.0
+                continue
+            point = (origin[n, 0] + t * d[0], origin[n, 1] + t * d[1], origin[n, 2] + t * d[2])
+            facing = normal(shape[n], point[0], point[1], point[2])
+            out[n, row, col, 0] = 1.0
+            for i in range(3):
+                out[n, row, col, 1 + i], out[n, row, col, 4 + i] = point[i] / RADIUS, facing[i]
+
+
+def surface(scenes: Scenes, size: int) -> np.ndarray:
+    """What the eye meets (B, size, size, 7), one ray a pixel: 1 where the object is, else all zero; the
+    point hit over RADIUS (3), in the object's own frame; the normal there (3)."""
+    cams = scenes.cameras
+    as_float = lambda a: np.ascontiguousarray(a, dtype=np.float64)
+    out = np.empty((len(scenes.shape), size, size, 7), np.float32)
+    _surface(size, np.asarray(scenes.shape, np.int64), as_float(cams.origin), as_float(cams.axes),
+             np.tan(as_float(cams.fovy) / 2), out)
+    return out
+
+
 def studio(shape: str, color: str, pattern: str, cameras: Cameras, background=(1.0, 1.0, 1.0),
            ambient: float = 0.1) -> Scenes:
     """The named object seen by each camera, the light at the camera, before one flat colour."""

@@ -2,9 +2,9 @@
 
 v-prediction (Salimans and Ho 2022) on the squared-cosine schedule, captions dropped one time in
 ten for classifier-free guidance. Training starts at 32 x 32 pixels, where an image costs a third
-and the words are learnt, and goes on at 64 x 64. Batches are small and the rate is high: in 150 s
-from nothing at 32 x 32 on two cores, the error on fresh images was 0.238 at batch 32 and rate 4e-4,
-0.206 at 16 and 4e-4, 0.177 at 16 and 1e-3 (one run each).
+and the words are learnt, and goes on at 64 x 64. Batches are small: in 150 s from nothing at 32 x 32 on two
+cores, the error on fresh images was 0.238 at batch 32 and rate 4e-4, 0.206 at 16 and 4e-4, 0.177 at 16 and
+1e-3 (one run each). The last is too high later on: on the model of 153,000 images it undid what was learnt.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from toybox import dataset
 from toybox.captions import HELD_OUT, THINGS
+from toybox.render import Scenes
+
+from .geometry import GeometryHeads
 
 SAMPLE_SIZE = 64
 
@@ -41,6 +44,7 @@ class DenoiserRecipe:
     learning_rate: float = 4e-4
     caption_dropout: float = 0.1
     ema_decay: float = 0.999
+    geometry_weight: float = 0.05  # of the supervision by the known scene, see `training.geometry`
 
 
 def build_unet(recipe: DenoiserRecipe, text_width: int) -> UNet2DConditionModel:
@@ -114,8 +118,9 @@ class DenoiserTrainee:
         self.unet.set_attn_processor(AttnProcessor())  # torch's fused attention has a slow backward on CPUs
         self.ema = copy.deepcopy(self.unet).requires_grad_(False)
         self.scheduler = build_scheduler()
-        self.optimizer = torch.optim.AdamW(self.unet.parameters(), recipe.learning_rate,
-                                           weight_decay=0.01, betas=(0.9, 0.98), fused=True)
+        self.geometry = GeometryHeads(self.unet, seed=recipe.seed)
+        self.optimizer = torch.optim.AdamW([*self.unet.parameters(), *self.geometry.parameters()],
+                                           recipe.learning_rate, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
         self.images_seen = self.step_index = self.first_step = 0
 
     def start_from(self, unet: UNet2DConditionModel, images_seen: int) -> None:
@@ -125,8 +130,8 @@ class DenoiserTrainee:
         self.images_seen = images_seen
         self.step_index = self.first_step = images_seen // self.recipe.batch_size
 
-    def _batch(self) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, S, S) in [-1, 1] and text states, some of them of the empty caption."""
+    def _batch(self) -> tuple[Tensor, Tensor, Scenes]:
+        """Images (B, 3, S, S) in [-1, 1], text states, some of them of the empty caption, and what is shown."""
         r = self.recipe
         small = self.images_seen < r.small_images
         batch = dataset.batch(r.seed, self.step_index, r.batch_size * (2 if small else 1),
@@ -134,7 +139,7 @@ class DenoiserTrainee:
         drop = np.random.default_rng([r.seed, self.step_index, 1]).random(len(batch.captions))
         captions = ["" if d < r.caption_dropout else c for d, c in zip(drop, batch.captions)]
         images = torch.from_numpy(batch.images).permute(0, 3, 1, 2) * 2 - 1
-        return images, encode_text(captions, self.tokenizer, self.encoder)
+        return images, encode_text(captions, self.tokenizer, self.encoder), batch.scenes
 
     def _loss(self, x: Tensor, text: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(self.recipe.seed + 7919 * self.step_index)
@@ -153,12 +158,13 @@ class DenoiserTrainee:
         return r.learning_rate * min(1.0, (self.step_index - self.first_step + 1) / 200, max(left, 0.01))
 
     def step(self) -> float:
-        images, text = self._batch()
+        images, text, scenes = self._batch()
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
         loss = self._loss(images, text)
+        geometry = self.geometry.loss(scenes, images.shape[-1])
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss + self.recipe.geometry_weight * geometry).backward()
         torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
         self.optimizer.step()
         self.images_seen += len(images)
@@ -174,7 +180,7 @@ class DenoiserTrainee:
         torch._foreach_lerp_(list(self.ema.parameters()), list(self.unet.parameters()), 1 - decay)
 
     def state_dict(self) -> dict:
-        return {"unet": self.unet.state_dict(), "ema": self.ema.state_dict(),
+        return {"unet": self.unet.state_dict(), "ema": self.ema.state_dict(), "geometry": self.geometry.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "images_seen": self.images_seen, "step_index": self.step_index,
                 "first_step": self.first_step}
@@ -182,6 +188,7 @@ class DenoiserTrainee:
     def load_state_dict(self, state: dict) -> None:
         self.unet.load_state_dict(state["unet"])
         self.ema.load_state_dict(state["ema"])
+        self.geometry.load_state_dict(state["geometry"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.images_seen, self.step_index = state["images_seen"], state["step_index"]
         self.first_step = state["first_step"]

@@ -92,3 +92,16 @@ def test_patterns_are_visible_from_every_side(pattern):
         images, opacity = render.render(scenes, 64)
         white = (images.min(-1) > 0.9).sum((1, 2)) / opacity.sum((1, 2))
         assert (white > 0.08).all() and (white < 0.8).all(), (shape, white)
+
+
+def test_surface_of_a_ball_is_its_closed_form():
+    """On a ball every point is the normal times the radius, the nearest one faces the camera."""
+    cams = cameras.place([0.0, 40.0], [20.0, -100.0], 1.6, 50.0)
+    scenes = render.studio("sphere", "red", "plain", cams)
+    surface = render.surface(scenes, 33)
+    covered, point, facing = surface[..., 0], surface[..., 1:4], surface[..., 4:]
+    _, opacity = render.render(scenes, 33, samples=1)
+    assert np.array_equal(covered, opacity) and 0.1 < covered.mean() < 0.9
+    assert not surface[covered == 0].any()
+    assert np.allclose(point[covered == 1] * shapes.RADIUS, 0.44 * facing[covered == 1], atol=4e-3)
+    assert np.allclose(facing[:, 16, 16], -cams.axes[:, 2], atol=5e-3)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from toybox import captions
+from toybox import captions, dataset
 from training import clip, denoiser, export, loop, tokenizer
 from training.evaluate import Rate
 
@@ -101,3 +101,32 @@ def test_text_states_are_padded_as_a_prompt_processor_pads(words, encoder):
 def test_wilson_interval():
     """Agresti and Coull's textbook case: 9 of 10 gives [0.596, 0.982]."""
     assert str(Rate(9, 10)) == "0.900 [0.596, 0.982] (n = 10)"
+
+
+def test_naming_another_shape_costs_only_a_model_that_hears_it(words, encoder):
+    """A stand-in that knows the images answers the true x where the caption is the true one, else black."""
+    from training import evaluate
+
+    class Hears(torch.nn.Module):
+        config = type("Config", (), {"sample_size": 16})
+
+        def __init__(self, deaf):
+            super().__init__()
+            self.deaf, self.calls = deaf, 0
+
+        def forward(self, z, t, text):
+            self.calls += 1
+            other = not self.deaf and self.calls % 2 == 0
+            return type("Output", (), {"sample": z * 0 + (2.0 if other else 0.0)})
+
+    gain = lambda deaf: evaluate.shape_word_gain(Hears(deaf), encoder, words, 850, images=8, batch_size=4)
+    assert gain(deaf=True) == 0.0 and gain(deaf=False) > 0.1
+
+
+def test_other_shapes_change_the_shape_and_nothing_else():
+    from training import evaluate
+
+    batch = dataset.batch(0, 0, 64, 4)
+    for old, new, thing in zip(batch.captions, evaluate._other_shapes(batch, 0), batch.things):
+        changed = [(a, b) for a, b in zip(old.split(), new.split()) if a != b]
+        assert len(old.split()) == len(new.split()) and len(changed) == 1 and thing.shape in changed[0][0]
