@@ -29,7 +29,7 @@ from rich.progress import track  # noqa: E402
 from lmc_guidance import (SDS, Corrective, CorrectiveSpec, DiffusionModel, LMCSDS, NoiseSource,  # noqa: E402
                           TextPair, UserError, load_corrective)
 from lmc_guidance.checkpoint import FILE_NAME  # noqa: E402
-from lmc_guidance.diffusion import half_dtype  # noqa: E402
+from lmc_guidance.diffusion import fast_settings, half_dtype  # noqa: E402
 from lmc_guidance.schedule import NoiseSchedule  # noqa: E402
 
 SD_SIZE = "sd-1.5-size"
@@ -84,7 +84,7 @@ def load(options: Options) -> tuple[DiffusionModel, Corrective]:
     """The model and its corrective."""
     if options.model == SD_SIZE:
         return sd_size_model(sd_size_unet(), options.device)
-    model = DiffusionModel.load(options.model, options.device, half_dtype(options.device), options.device == "cpu")
+    model = DiffusionModel.load(options.model, options.device, **fast_settings(options.device))
     return model, load_corrective(model.folder / FILE_NAME, model).corrective
 
 
@@ -134,8 +134,8 @@ def measure(methods: dict[str, Callable[[int], torch.Tensor]], rounds: int, cuda
 
 def table(timings: dict[str, Timing], heading: str) -> str:
     """Markdown: median seconds, and the ratio to the first method within the same round."""
-    first = next(iter(timings.values()))
-    rows = [heading, "", f"| method | seconds a step (median) | ratio to {next(iter(timings))}: median [quartiles] | peak MiB |",
+    name_of_first, first = next(iter(timings.items()))
+    rows = [heading, "", f"| method | seconds a step (median) | ratio to {name_of_first}: median [quartiles] | peak MiB |",
             "| --- | --- | --- | --- |"]
     for name, timing in timings.items():
         ratios = [a / b for a, b in zip(timing.seconds, first.seconds)]

@@ -115,8 +115,10 @@ def saturated_share(rgb, opacity) -> float:
 
 def mean_color(rgb, opacity):
     """Mean sRGB colour (3,) of the object's pixels; black where there is no object."""
+    import numpy as np
+
     inside = opacity > 0.5
-    return rgb[inside].mean(0) if inside.any() else rgb.reshape(-1, 3).mean(0) * 0
+    return rgb[inside].mean(0) if inside.any() else np.zeros(3)
 
 
 def measure(run: Run, views: int, judge) -> dict[str, float]:

@@ -122,10 +122,8 @@ class Job:
     """The parts that the options name, opened."""
 
     def __init__(self, options: Options) -> None:
-        import torch
-
         from lmc_guidance import DiffusionModel
-        from lmc_guidance.diffusion import half_dtype
+        from lmc_guidance.diffusion import fast_settings
         from training.data.images import BrokenCount, Cropping
         from training.engine import Machines
         from training.triplets import Teacher
@@ -133,8 +131,7 @@ class Job:
         self.options = options
         self.machines = Machines.found(options.accelerator, options.devices, options.nodes, options.workers)
         device = self.machines.device
-        dtype = half_dtype(device) if options.half else torch.float32
-        self.model = DiffusionModel.load(options.model, device, dtype, channels_last=str(device) == "cpu")
+        self.model = DiffusionModel.load(options.model, device, **fast_settings(device, options.half))
         self.cropping = Cropping(self.model.image_size, options.crop, options.flip)
         self.data, self.pairs = self._open(options.data)
         self.broken = BrokenCount(options.broken)

@@ -52,6 +52,16 @@ def _hit(shape, o, d):
 
 
 @njit(inline="always")
+def _aim(axes, tan_half, n, u, v, d):
+    """Write into d the unit ray of camera n through (u, v) in [-1, 1], right and up."""
+    for i in range(3):
+        d[i] = axes[n, 2, i] + tan_half[n] * (u * axes[n, 0, i] + v * axes[n, 1, i])
+    length = math.sqrt(d[0] ** 2 + d[1] ** 2 + d[2] ** 2)
+    for i in range(3):
+        d[i] /= length
+
+
+@njit(inline="always")
 def _shade(shape, pattern, color, x, y, z, light, ambient):
     _, part = sdf_part(shape, x, y, z)
     r, g, b = albedo(part, pattern, color, x, y, z)
@@ -74,11 +84,7 @@ def _render(size, samples, shape, pattern, color, origin, axes, tan_half, light,
             for k in range(samples * samples):
                 v = 1.0 - 2.0 * (row * samples + k // samples + 0.5) / sub
                 u = 2.0 * (col * samples + k % samples + 0.5) / sub - 1.0
-                for i in range(3):
-                    d[i] = axes[n, 2, i] + tan_half[n] * (u * axes[n, 0, i] + v * axes[n, 1, i])
-                length = math.sqrt(d[0] ** 2 + d[1] ** 2 + d[2] ** 2)
-                for i in range(3):
-                    d[i] /= length
+                _aim(axes, tan_half, n, u, v, d)
                 t = _hit(shape[n], origin[n], d)
                 if t >= 0.0:
                     rgb = _shade(shape[n], pattern[n], color[n], origin[n, 0] + t * d[0],
@@ -94,19 +100,26 @@ def _render(size, samples, shape, pattern, color, origin, axes, tan_half, light,
             opacity[n, row, col] = hits * scale
 
 
+def _as_float(values: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(values, dtype=np.float64)
+
+
+def _rays(cameras: Cameras) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Origin, axes and tangent of half the field of view, as the kernels take them."""
+    return _as_float(cameras.origin), _as_float(cameras.axes), np.tan(_as_float(cameras.fovy) / 2)
+
+
 def render(scenes: Scenes, size: int, samples: int = 2) -> tuple[np.ndarray, np.ndarray]:
     """Images (B, size, size, 3) and coverage (B, size, size), float32 in [0, 1], row 0 on top.
 
     samples: rays per pixel and axis (2 means four rays a pixel).
     """
-    n, cams = len(scenes.shape), scenes.cameras
+    n = len(scenes.shape)
     out = np.empty((n, size, size, 3), np.float32)
     opacity = np.empty((n, size, size), np.float32)
-    as_float = lambda a: np.ascontiguousarray(a, dtype=np.float64)
     _render(size, samples, np.asarray(scenes.shape, np.int64), np.asarray(scenes.pattern, np.int64),
-            as_float(PALETTE[scenes.color]), as_float(cams.origin), as_float(cams.axes),
-            np.tan(as_float(cams.fovy) / 2), as_float(scenes.light), as_float(scenes.ambient),
-            *map(as_float, scenes.background), out, opacity)
+            _as_float(PALETTE[scenes.color]), *_rays(scenes.cameras), _as_float(scenes.light),
+            _as_float(scenes.ambient), *map(_as_float, scenes.background), out, opacity)
     return out, opacity
 
 
@@ -117,9 +130,7 @@ def _surface(size, shape, origin, axes, tan_half, out):
         d = np.empty(3)
         for col in range(size):
             v, u = 1.0 - 2.0 * (row + 0.5) / size, 2.0 * (col + 0.5) / size - 1.0
-            for i in range(3):
-                d[i] = axes[n, 2, i] + tan_half[n] * (u * axes[n, 0, i] + v * axes[n, 1, i])
-            d /= math.sqrt(d[0] ** 2 + d[1] ** 2 + d[2] ** 2)
+            _aim(axes, tan_half, n, u, v, d)
             t = _hit(shape[n], origin[n], d)
             if t < 0.0:
                 out[n, row, col] = 0.0
@@ -134,11 +145,8 @@ def _surface(size, shape, origin, axes, tan_half, out):
 def surface(scenes: Scenes, size: int) -> np.ndarray:
     """What the eye meets (B, size, size, 7), one ray a pixel: 1 where the object is, else all zero; the
     point hit over RADIUS (3), in the object's own frame; the normal there (3)."""
-    cams = scenes.cameras
-    as_float = lambda a: np.ascontiguousarray(a, dtype=np.float64)
     out = np.empty((len(scenes.shape), size, size, 7), np.float32)
-    _surface(size, np.asarray(scenes.shape, np.int64), as_float(cams.origin), as_float(cams.axes),
-             np.tan(as_float(cams.fovy) / 2), out)
+    _surface(size, np.asarray(scenes.shape, np.int64), *_rays(scenes.cameras), out)
     return out
 
 

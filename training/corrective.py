@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lmc_guidance import DiffusionModel, fit_spectral, save_corrective
 from lmc_guidance.checkpoint import FILE_NAME
-from lmc_guidance.diffusion import half_dtype
+from lmc_guidance.diffusion import fast_settings
 from toybox import dataset
 
 SEED = 3
@@ -27,6 +27,6 @@ def captioned_images(model: DiffusionModel, images: int) -> Iterator[tuple[Tenso
 
 def fit(models: Path, images: int = 2000) -> None:
     """Fit on so many images, and write `corrective.safetensors` beside the model."""
-    model = DiffusionModel.load(models, dtype=half_dtype("cpu"), channels_last=True)  # as the guidance runs it
+    model = DiffusionModel.load(models, **fast_settings("cpu"))  # as the guidance runs it
     corrective, record = fit_spectral(model, captioned_images(model, images), seed=SEED)
     save_corrective(models / FILE_NAME, corrective, model, record)

@@ -49,8 +49,7 @@ def write_text_encoder(clip: CLIPModel, tokenizer: CLIPTokenizer, models: Path) 
 def write_unet(unet: UNet2DConditionModel, images_seen: int, models: Path) -> None:
     """The U-Net (half precision on disk), its schedule, and the index that makes it a pipeline."""
     (models / "training.json").write_text(json.dumps({"denoiser_images": images_seen}) + "\n")
-    config = {key: value for key, value in unet.config.items() if key != "_name_or_path"}  # where it was read from
-    half = UNet2DConditionModel.from_config(config)
+    half = UNet2DConditionModel.from_config(unet.config)
     half.load_state_dict(unet.state_dict())
     half.to(torch.float16).save_pretrained(models / "unet")
     build_scheduler().save_pretrained(models / "scheduler")

@@ -4,7 +4,7 @@ Pixel or latent, ε / v / x0 prediction, learned variance: all of it is found in
 Arithmetic outside the networks is float32, and stays so under autocast.
 """
 from pathlib import Path
-from typing import Optional, Sequence, Union
+from typing import Any, Dict, Optional, Sequence, Union
 
 import torch
 import torch.nn.functional as F
@@ -180,6 +180,15 @@ def half_dtype(device: Union[str, torch.device]) -> torch.dtype:
         return torch.float16
     native = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return torch.bfloat16 if native is not None and native() else torch.float32
+
+
+def fast_settings(device: Union[str, torch.device], half: bool = True) -> Dict[str, Any]:
+    """The `dtype` and `channels_last` with which `DiffusionModel.load` makes the fastest model on a device.
+
+    half: half precision where the device has it; else float32. Channels last pays on CPUs.
+    """
+    dtype = half_dtype(device) if half else torch.float32
+    return {"dtype": dtype, "channels_last": torch.device(device).type == "cpu"}
 
 
 def full_precision(tensor: Tensor) -> torch.autocast:

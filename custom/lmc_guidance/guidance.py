@@ -9,7 +9,7 @@ from typing import Any, Dict, Optional, Tuple
 import torch
 from torch import Tensor
 
-from .diffusion import DiffusionModel, half_dtype, resize
+from .diffusion import DiffusionModel, fast_settings, resize
 from .distillation import Distillation, TextPair, diagnostics, reparametrised_loss
 from .errors import UserError
 from .evaluation import pictures
@@ -146,13 +146,13 @@ class Guidance(BaseObject):
 
     def _load_model(self) -> DiffusionModel:
         cfg = self.cfg
-        dtype = half_dtype(self.device) if cfg.half_precision_weights else torch.float32
-        channels_last = cfg.enable_channels_last_format or torch.device(self.device).type == "cpu"  # faster there
-        model = DiffusionModel.load(cfg.pretrained_model_name_or_path, self.device, dtype, channels_last)
+        settings = fast_settings(self.device, cfg.half_precision_weights)
+        settings["channels_last"] |= cfg.enable_channels_last_format
+        model = DiffusionModel.load(cfg.pretrained_model_name_or_path, self.device, **settings)
         model.save_memory(cfg.enable_attention_slicing, cfg.enable_sequential_cpu_offload)
         info(
             f"guidance: {model.space} model '{model.name}', {model.channels}×{model.resolution}×{model.resolution}, "
-            f"{model.schedule.prediction_type}, weights in {str(dtype).partition('.')[2]} on {self.device}"
+            f"{model.schedule.prediction_type}, weights in {str(model.dtype).partition('.')[2]} on {self.device}"
         )
         return model
 
