@@ -23,6 +23,7 @@ from imaging.judge import image_features, text_features
 from toybox import captions, dataset
 from toybox.captions import Thing
 
+from .loop import fast_autocast
 from .tokenizer import MAX_LENGTH
 
 IMAGE_SIZE = 64
@@ -132,7 +133,7 @@ class ClipTrainee:
         images = augment(torch.from_numpy(batch.images).permute(0, 3, 1, 2), generator)
         texts, named = self._candidates(batch)
         tokens = self.tokenizer(texts, padding=True, return_tensors="pt")
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_autocast():
             seen, read = image_features(self.model, images * 2 - 1), text_features(self.model, tokens)
         same = torch.tensor([[a == b for b in named] for a in batch.things])
         loss = contrastive_loss(self.model.logit_scale.exp() * seen.float() @ read.float().T, same)

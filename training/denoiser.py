@@ -26,6 +26,7 @@ from toybox.captions import HELD_OUT, THINGS
 from toybox.render import Scenes
 
 from .geometry import GeometryHeads
+from .loop import fast_autocast
 
 SAMPLE_SIZE = 64
 
@@ -80,12 +81,12 @@ def encode_text(captions: list[str], tokenizer: CLIPTokenizer, encoder: CLIPText
 def draw_levels(batch: int, generator: torch.Generator) -> Tensor:
     """t / T in [0, 1) for a batch, one from each of B equal parts of its distribution.
 
-    Three in four are logit-normal (0.4, 0.9), as in Esser et al. 2024, nine tenths between 0.25 and 0.87:
-    there the shape is decided. Below it is plain to see, above it is hidden by the noise.
+    Three in four are logit-normal (1.4, 1.0), in the manner of Esser et al. 2024: half of them lie above 0.8, where
+    sampling decides the shape, and where naming another one costs most (8% of the error at 0.95, 2% at 0.5).
     """
     share = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
     share = share[torch.randperm(batch, generator=generator)]
-    middle = torch.sigmoid(0.4 + 0.9 * torch.special.ndtri(share.clamp(1e-6, 1 - 1e-6)))
+    middle = torch.sigmoid(1.4 + 1.0 * torch.special.ndtri(share.clamp(1e-6, 1 - 1e-6)))
     return torch.where(torch.arange(batch) % 4 == 0, share, middle).clamp(max=1 - 1e-6)
 
 
@@ -102,7 +103,7 @@ def sample_images(unet: UNet2DConditionModel, text: Tensor, uncond: Tensor, seed
     x = torch.randn(len(text), 3, size, size, generator=torch.Generator().manual_seed(seed))
     both = torch.cat([text, uncond])
     for t in scheduler.timesteps:
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_autocast():
             v = unet(torch.cat([x, x]), t, both).sample.float()
         v_c, v_u = v.chunk(2)
         x = scheduler.step(v_u + guidance * (v_c - v_u), t, x).prev_sample
@@ -147,7 +148,7 @@ class DenoiserTrainee:
         t = (draw_levels(len(x), generator) * steps).long()
         noise = torch.randn(x.shape, generator=generator)
         z = self.scheduler.add_noise(x, noise, t)
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_autocast():
             v = self.unet(z, t, text).sample
         return (v.float() - self.scheduler.get_velocity(x, noise, t)).square().mean()
 

@@ -9,16 +9,16 @@ from typing import Sequence
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from imaging.judge import Judge
+from lmc_guidance import DiffusionModel
 from toybox import cameras, dataset, render, shapes
 from toybox.captions import HELD_OUT, THINGS, TRAINING, Thing
 
-from .denoiser import build_scheduler, encode_text, sample_images
+from .denoiser import sample_images
 
+TIMESTEPS = (950, 850, 700, 500)  # at which the reading of the shape word is measured
 POOL = [thing.caption for thing in THINGS]  # all captions that differ in shape, colour or pattern
 
 
@@ -53,40 +53,37 @@ def judge_on_truth(judge: Judge, things: Sequence[Thing], views: int = 8) -> Rat
     return Rate(hits.sum().item(), len(hits))
 
 
-def judge_on_samples(judge: Judge, unet: UNet2DConditionModel, encoder: CLIPTextModel,
-                     tokenizer: CLIPTokenizer, things: Sequence[Thing], seed: int,
-                     batch_size: int = 16) -> tuple[Rate, Tensor]:
-    """R-precision of one DDIM sample (50 steps, guidance 3) per thing, and the samples."""
+def judge_on_samples(judge: Judge, model: DiffusionModel, things: Sequence[Thing], seed: int,
+                     batch_size: int = 16) -> dict[str, Rate]:
+    """Retrieval by one DDIM sample (50 steps, guidance 3) per thing: of the whole caption, and of each word in it."""
     images = []
     for start in range(0, len(things), batch_size):
-        text = encode_text([t.caption for t in things[start:start + batch_size]], tokenizer, encoder)
-        uncond = encode_text([""] * len(text), tokenizer, encoder)
-        images.append(sample_images(unet, text, uncond, seed + start))
-    images = torch.cat(images)
-    hits = judge.r_precision(images, [t.caption for t in things], POOL)
-    return Rate(hits.sum().item(), len(hits)), images
+        text = model.embed([t.caption for t in things[start:start + batch_size]])
+        images.append(sample_images(model.unet, text, model.embed([""] * len(text)), seed + start))
+    best = [THINGS[i] for i in judge.scores(torch.cat(images), POOL).argmax(1)]
+    right = lambda of: Rate(sum(of(a) == of(b) for a, b in zip(best, things)), len(things))
+    return {"": right(lambda thing: thing),
+            **{f", {word} alone": right(lambda thing: getattr(thing, word)) for word in Thing._fields}}
 
 
-@torch.no_grad()
-def shape_word_gain(unet: UNet2DConditionModel, encoder: CLIPTextModel, tokenizer: CLIPTokenizer, t: int,
-                    images: int = 192, batch_size: int = 32, seed: int = 777) -> float:
-    """By what share the squared error of x̂ at timestep t rises when every caption names another shape.
+def shape_word_gains(model: DiffusionModel, timesteps: Sequence[int], images: int = 192, batch_size: int = 32,
+                     seed: int = 777) -> list[float]:
+    """By what share the squared error of x̂ rises at each timestep when every caption names another shape.
 
-    Fresh training images and noise. 0: the model does not hear the word; one in which the shape is known to
-    the last pixel anyway (small t) cannot gain by it either.
+    Fresh training images, the same noise for both captions. 0: the model does not hear the word; one in which
+    the shape is known to the last pixel anyway (small t) cannot gain by it either.
     """
-    schedule, error = build_scheduler(), [0.0, 0.0]
-    alpha = schedule.alphas_cumprod[t]
+    error = torch.zeros(len(timesteps), 2)
     for index in range(images // batch_size):
-        batch = dataset.batch(seed, index, batch_size, unet.config.sample_size)
+        batch = dataset.batch(seed, index, batch_size, model.resolution)
         x = torch.from_numpy(batch.images).permute(0, 3, 1, 2) * 2 - 1
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(index))
-        z = alpha.sqrt() * x + (1 - alpha).sqrt() * noise
-        for which, captions in enumerate((batch.captions, _other_shapes(batch, seed + index))):
-            v = unet(z, torch.full((len(x),), t), encode_text(captions, tokenizer, encoder)).sample
-            x_hat = alpha.sqrt() * z - (1 - alpha).sqrt() * v
-            error[which] += (x_hat - x).square().mean().item()
-    return error[1] / error[0] - 1
+        texts = [model.embed(captions) for captions in (batch.captions, _other_shapes(batch, seed + index))]
+        for i, timestep in enumerate(timesteps):
+            t = torch.full((len(x),), timestep)
+            z = model.schedule.add_noise(x, noise, t)
+            error[i] += torch.stack([(model.predict(z, t, text).x_hat - x).square().mean() for text in texts])
+    return (error[:, 1] / error[:, 0] - 1).tolist()
 
 
 def _other_shapes(batch: dataset.Batch, seed: int) -> list[str]:
@@ -98,21 +95,18 @@ def _other_shapes(batch: dataset.Batch, seed: int) -> list[str]:
 
 def report(models: Path, samples: int = 100, seed: int = 0) -> dict[str, Rate | str]:
     """All figures of the models in `models` (see models/toybox/README.md)."""
-    judge = Judge(models / "judge")
-    unet = UNet2DConditionModel.from_pretrained(models / "unet", torch_dtype=torch.float32).eval()
-    encoder = CLIPTextModel.from_pretrained(models / "text_encoder").eval()
-    tokenizer = CLIPTokenizer.from_pretrained(models / "tokenizer")
+    judge, model = Judge(models / "judge"), DiffusionModel.load(models)
     spread = TRAINING[:: max(1, len(TRAINING) // samples)][:samples]
     held_out = (HELD_OUT * (samples // len(HELD_OUT) + 1))[:samples]
-    sampled = lambda things, s: judge_on_samples(judge, unet, encoder, tokenizer, things, s)[0]
-    return {
+    rows: dict[str, Rate | str] = {
         "judge, true renders, training combinations": judge_on_truth(judge, TRAINING),
-        "judge, true renders, held-out combinations": judge_on_truth(judge, HELD_OUT),
-        "diffusion samples, training combinations": sampled(spread, seed),
-        "diffusion samples, held-out combinations": sampled(held_out, seed + 10_000),
-        **{f"rise of the error of x̂ at t = {t} when the caption names another shape (192 images)":
-           f"{shape_word_gain(unet, encoder, tokenizer, t):.1%}" for t in (950, 850, 700, 500)},
-    }
+        "judge, true renders, held-out combinations": judge_on_truth(judge, HELD_OUT)}
+    for name, things, first in (("training", spread, seed), ("held-out", held_out, seed + 10_000)):
+        rows |= {f"diffusion samples, {name} combinations{part}": rate
+                 for part, rate in judge_on_samples(judge, model, things, first).items()}
+    for t, gain in zip(TIMESTEPS, shape_word_gains(model, TIMESTEPS)):
+        rows[f"rise of the error of x̂ at t = {t} when the caption names another shape (192 images)"] = f"{gain:.1%}"
+    return rows
 
 
 _README = """# The embedded models

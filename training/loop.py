@@ -15,6 +15,8 @@ from typing import Protocol
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lmc_guidance.diffusion import half_dtype
+
 
 class Trainee(Protocol):
     """What the loop trains. Progress is counted in images."""
@@ -37,6 +39,11 @@ def save_atomically(state: dict, path: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def fast_autocast() -> torch.autocast:
+    """bfloat16 where the CPU computes in it; elsewhere float32, where emulating it would take three times as long."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=half_dtype("cpu") == torch.bfloat16)
 
 
 class _StopSignal:

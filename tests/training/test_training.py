@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -103,24 +104,46 @@ def test_wilson_interval():
     assert str(Rate(9, 10)) == "0.900 [0.596, 0.982] (n = 10)"
 
 
-def test_naming_another_shape_costs_only_a_model_that_hears_it(words, encoder):
-    """A stand-in that knows the images answers the true x where the caption is the true one, else black."""
+def test_naming_another_shape_costs_only_a_model_that_hears_it():
+    """A stand-in that hears answers v = 2 where the caption is another one; the deaf one answers 0 to both."""
+    from lmc_guidance import DiffusionModel
+    from lmc_guidance.schedule import NoiseSchedule
     from training import evaluate
 
     class Hears(torch.nn.Module):
-        config = type("Config", (), {"sample_size": 16})
+        config = SimpleNamespace(sample_size=16, in_channels=3, out_channels=3, cross_attention_dim=1)
 
         def __init__(self, deaf):
             super().__init__()
-            self.deaf, self.calls = deaf, 0
+            self.weight, self.deaf = torch.nn.Parameter(torch.zeros(())), deaf
 
-        def forward(self, z, t, text):
-            self.calls += 1
-            other = not self.deaf and self.calls % 2 == 0
-            return type("Output", (), {"sample": z * 0 + (2.0 if other else 0.0)})
+        def forward(self, z, t, encoder_hidden_states):
+            assert (t == t[0]).all() and int(t[0]) in (850, 500)
+            return SimpleNamespace(sample=z * 0 + (0.0 if self.deaf else encoder_hidden_states[:, :, None]))
 
-    gain = lambda deaf: evaluate.shape_word_gain(Hears(deaf), encoder, words, 850, images=8, batch_size=4)
-    assert gain(deaf=True) == 0.0 and gain(deaf=False) > 0.1
+    def gains(deaf):
+        schedule = NoiseSchedule(denoiser.build_scheduler().alphas_cumprod, "v_prediction")
+        model = DiffusionModel(Hears(deaf), schedule)
+        model.embed = lambda captions: torch.tensor([[[2.0 * (c not in true)]] for c in captions])
+        return evaluate.shape_word_gains(model, (850, 500), images=8, batch_size=4)
+
+    true = {caption for index in range(2) for caption in dataset.batch(777, index, 4, 16).captions}
+    assert gains(deaf=True) == [0.0, 0.0] and min(gains(deaf=False)) > 0.1
+
+
+def test_samples_are_counted_by_caption_and_by_each_word(monkeypatch):
+    """A judge that takes every sample for one red cube is right about the words that other things share with it."""
+    from training import evaluate
+
+    seen = next(i for i, t in enumerate(captions.THINGS) if t[:2] == ("cube", "red"))
+    shape, color, pattern = captions.THINGS[seen]
+    others = [t for t in captions.THINGS if t.shape != shape and t.color == color and t.pattern == pattern]
+    judge = SimpleNamespace(scores=lambda images, pool: torch.eye(len(pool))[[seen] * len(images)])
+    model = SimpleNamespace(unet=None, embed=lambda texts: torch.zeros(len(texts), 1, 1))
+    monkeypatch.setattr(evaluate, "sample_images", lambda unet, text, uncond, seed: torch.zeros(len(text), 3, 4, 4))
+    rates = evaluate.judge_on_samples(judge, model, [captions.THINGS[seen], *others[:3]], seed=0, batch_size=3)
+    assert [(name, rate.hits) for name, rate in rates.items()] == [
+        ("", 1), (", shape alone", 1), (", color alone", 4), (", pattern alone", 4)]
 
 
 def test_other_shapes_change_the_shape_and_nothing_else():
