@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from .corrective import Corrective, CorrectiveSpec
@@ -40,6 +38,8 @@ def save_corrective(
     path: Union[str, Path], corrective: Corrective, model: DiffusionModel, training: Optional[Dict[str, Any]] = None
 ) -> Path:
     """Write `corrective`, made for `model`, to `path` (.safetensors), whole or not at all; return the path."""
+    from safetensors.torch import save
+
     path = Path(path)
     header = {
         "format": FORMAT,
@@ -111,6 +111,8 @@ def _download(repository: str, file: str) -> Path:
 
 
 def _read(file: Path) -> Tuple[Dict[str, str], Dict[str, Tensor]]:
+    from safetensors import safe_open
+
     try:
         with file.open("rb") as stream:
             start = stream.read(2)

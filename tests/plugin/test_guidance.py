@@ -256,58 +256,89 @@ def test_without_a_host_the_core_alone():
     assert printed.startswith("[] LMCSDS") and "needs a host" in printed
 
 
+# A host with threestudio's names and nothing else, and its launcher's way of loading a plugin.
+MINIMAL_HOST = f"""
+PLUGIN = {str(ROOT / 'custom' / 'lmc_guidance' / '__init__.py')!r}
+""" + '''
+import importlib.util, types
+from dataclasses import dataclass
+import torch
+
+host, utils = types.ModuleType("threestudio"), types.ModuleType("threestudio.utils")
+base, misc = types.ModuleType("threestudio.utils.base"), types.ModuleType("threestudio.utils.misc")
+host.__modules__ = {}
+
+def register(name):
+    def keep(cls):
+        assert name not in host.__modules__, name
+        host.__modules__[name] = cls
+        return cls
+    return keep
+
+class BaseObject:
+    def __init__(self, cfg):
+        self.cfg, self.device = self.Config(**cfg), torch.device("cpu")
+        self.configure()
+
+host.register, host.info, host.warn = register, print, print
+base.BaseObject = BaseObject
+misc.C, misc.get_rank = (lambda value, epoch, step: value), (lambda: 0)
+for module in (host, utils, base, misc):
+    module.__path__ = []
+    sys.modules[module.__name__] = module
+
+def load_as_launcher():
+    path = PLUGIN
+    spec = importlib.util.spec_from_file_location("lmc_guidance", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["lmc_guidance"] = module
+    spec.loader.exec_module(module)
+'''
+
+
 def test_in_a_minimal_threestudio(pixel_folder, corrective):
-    """A host with threestudio's names and nothing else; imported twice, as its launcher may."""
+    """Imported twice, as threestudio's launcher may."""
     in_fresh_python(
-        f"""
-        import importlib.util, types
-        from dataclasses import dataclass
-        import torch
+        MINIMAL_HOST
+        + textwrap.dedent(
+            f"""
+            load_as_launcher()
+            load_as_launcher()
+            assert set(host.__modules__) == set({FAMILY!r}), host.__modules__
 
-        host, utils = types.ModuleType("threestudio"), types.ModuleType("threestudio.utils")
-        base, misc = types.ModuleType("threestudio.utils.base"), types.ModuleType("threestudio.utils.misc")
-        host.__modules__ = {{}}
+            class Prompts:
+                def get_text_embeddings(self, elevation, azimuth, camera_distances, view_dependent_prompting=True):
+                    return torch.randn(2 * len(elevation), 8, 32)
 
-        def register(name):
-            def keep(cls):
-                assert name not in host.__modules__, name
-                host.__modules__[name] = cls
-                return cls
-            return keep
+            cfg = dict(pretrained_model_name_or_path={str(pixel_folder)!r}, corrective={corrective!r})
+            guidance = host.__modules__["lmc-guidance"](cfg)
+            one = torch.ones(2)
+            output = guidance(torch.rand(2, 16, 16, 3), Prompts(), one, one, one)
+            assert torch.isfinite(output["loss_sds"]) and output["max_step"] == 980
+            """
+        )
+    )
 
-        class BaseObject:
-            def __init__(self, cfg):
-                self.cfg, self.device = self.Config(**cfg), torch.device("cpu")
-                self.configure()
 
-        host.register, host.info, host.warn = register, print, print
-        base.BaseObject = BaseObject
-        misc.C, misc.get_rank = (lambda value, epoch, step: value), (lambda: 0)
-        for module in (host, utils, base, misc):
-            module.__path__ = []
-            sys.modules[module.__name__] = module
+def test_registers_with_nothing_installed_but_torch():
+    """threestudio swallows import errors, and a type that did not register is a KeyError later."""
+    in_fresh_python(
+        MINIMAL_HOST
+        + textwrap.dedent(
+            f"""
+            import importlib.abc
 
-        def load_as_launcher():
-            path = {str(ROOT / 'custom' / 'lmc_guidance' / '__init__.py')!r}
-            spec = importlib.util.spec_from_file_location("lmc_guidance", path)
-            module = importlib.util.module_from_spec(spec)
-            sys.modules["lmc_guidance"] = module
-            spec.loader.exec_module(module)
+            class OnlyTorch(importlib.abc.MetaPathFinder):
+                def find_spec(self, name, path=None, target=None):
+                    root = name.split(".")[0]
+                    if root not in sys.stdlib_module_names and root not in ("torch", "lmc_guidance", "threestudio"):
+                        raise ModuleNotFoundError(f"No module named {{name!r}}")
 
-        load_as_launcher()
-        load_as_launcher()
-        assert set(host.__modules__) == set({FAMILY!r}), host.__modules__
-
-        class Prompts:
-            def get_text_embeddings(self, elevation, azimuth, camera_distances, view_dependent_prompting=True):
-                return torch.randn(2 * len(elevation), 8, 32)
-
-        cfg = dict(pretrained_model_name_or_path={str(pixel_folder)!r}, corrective={corrective!r})
-        guidance = host.__modules__["lmc-guidance"](cfg)
-        one = torch.ones(2)
-        output = guidance(torch.rand(2, 16, 16, 3), Prompts(), one, one, one)
-        assert torch.isfinite(output["loss_sds"]) and output["max_step"] == 980
-        """
+            sys.meta_path.insert(0, OnlyTorch())
+            load_as_launcher()
+            assert set(host.__modules__) == set({FAMILY!r}), host.__modules__
+            """
+        )
     )
 
 

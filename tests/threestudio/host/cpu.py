@@ -72,12 +72,14 @@ def _import_threestudio(root):
     nerfacc.OccGridEstimator.sampling = dense_sampling
     nerfacc.render_weight_from_density = dense_weights_from_density
     import threestudio
+    import threestudio.data.image as images
     import threestudio.models.networks as networks
 
     for module in list(sys.modules.values()):
         if getattr(module, "__name__", "").startswith("threestudio") and "get_device" in vars(module):
             module.get_device = lambda: torch.device("cpu")
-    networks.get_rank = lambda: "cpu"
+    for module in (networks, images):  # they take the rank for a device
+        module.get_rank = lambda: "cpu"
     load = torch.load
     torch.load = lambda *args, **options: load(*args, **{**options, "weights_only": False})
     return threestudio
