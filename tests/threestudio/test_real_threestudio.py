@@ -117,11 +117,13 @@ def test_trains_with_only_the_guidance_swapped(name, models, workplace):
         assert result["logged"]["train/loss_sds"] > 0 and result["logged"]["train/grad_norm"] > 0
 
 
-def test_sds_has_the_values_and_the_scale_of_threestudios_own(tmp_path, workplace):
+@pytest.mark.parametrize("kind, batch", [("plain", 2), ("perp-neg", 1)])
+def test_sds_has_the_values_and_the_scale_of_threestudios_own(kind, batch, tmp_path, workplace):
+    """Perp-Neg on one image: on more, threestudio's own pairs the negative prompts with the wrong images."""
     from tests.pipelines import write_latent_pipeline
 
     model = write_latent_pipeline(tmp_path / "sd", size=64)
-    result = host("parity.py", model, cwd=workplace)
+    result = host("parity.py", model, kind, batch, cwd=workplace)
     for theirs, ours in (result["loss"], result["grad_norm"]):
         assert ours == pytest.approx(theirs, rel=1e-4)
     assert result["difference"] < 1e-4 * result["largest"]
