@@ -25,7 +25,8 @@ def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--config", nargs="+", action="extend", required=True, metavar="YAML", help="later files override earlier ones")
+    parser.add_argument("--config", nargs="+", action="extend", required=True, metavar="YAML",
+                        help="later files override earlier ones")
     mode = parser.add_mutually_exclusive_group(required=True)
     for name, text in {
         "train": "optimise, then render the turntable video, then export the mesh",

@@ -190,7 +190,8 @@ class Bench:
         folder = options.out / "translation" / f"{method}-{omega:g}"
         if not (folder / "translator.safetensors").is_file():
             torch.manual_seed(0)
-            network = Translator(TranslatorSpec(TRANSLATION_TARGETS, size, options.translator_width, max_width=8 * options.translator_width))
+            width = options.translator_width
+            network = Translator(TranslatorSpec(TRANSLATION_TARGETS, size, width, max_width=8 * width))
             recipe = translation.TranslationRecipe(omega, options.translator_steps)
             distillation = methods.build(method, self.model, options.corrective, "a plain cube")
             module = translation.Translation(network, distillation, data, recipe)
@@ -216,7 +217,8 @@ def _join(sets: Sequence[metrics.ImageSet]) -> metrics.ImageSet:
 def run_task(bench: Bench, task: str, findings: page.Findings) -> None:
     """Synthesis or editing: tune every method, then test it at its best ω."""
     yardstick = bench.with_samples(bench.test)
-    findings.samples = metrics.ImageSet("diffusion samples", yardstick.samples, page.sample_captions(bench.test, yardstick.samples))
+    captions = page.sample_captions(bench.test, yardstick.samples)
+    findings.samples = metrics.ImageSet("diffusion samples", yardstick.samples, captions)
     for method in bench.options.methods:
         if method == "dds" and task == "synthesis":
             continue

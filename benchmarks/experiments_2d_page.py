@@ -114,7 +114,8 @@ def _image_claims(findings: Findings) -> Iterator[Claim]:
     yield Claim("SDS at high ω over-saturates", f"saturation, {high.name} − diffusion samples", at(saturation, high, samples))
     yield Claim("LMC-SDS works at a tenth of SDS's ω", f"R-precision, {tenth.name} − {sds.name}", at(hits, tenth, sds))
     yield Claim("… with sharper results", f"detail, {tenth.name} − {sds.name}", at(detail, tenth, sds))
-    yield Claim("… and intact colour statistics", "distance of saturation from the samples', SDS − LMC-SDS", compare(gap(sds), gap(tenth)))
+    yield Claim("… and intact colour statistics", "distance of saturation from the samples', SDS − LMC-SDS",
+                compare(gap(sds), gap(tenth)))
     yield Claim("cond alone is unstable", f"share of clipped pixels, cond − {lmc.name}", at(clipped, cond, lmc))
 
 
@@ -127,7 +128,8 @@ def _translation_claims(findings: Findings) -> Iterator[Claim]:
     scores = {method: hits(images) for method, images in sets.items()}
     best = max((m for m in sets if m != "lmc"), key=lambda m: scores[m].mean().item())
     pair = lambda value, a, b: bootstrap.difference(value(sets[a]).numpy(), value(sets[b]).numpy())  # noqa: E731
-    yield Claim("Translation by LMC-SDS has the highest R-precision", f"LMC-SDS − {LABELS[best]}, the best other", pair(hits, "lmc", best))
+    yield Claim("Translation by LMC-SDS has the highest R-precision", f"LMC-SDS − {LABELS[best]}, the best other",
+                pair(hits, "lmc", best))
     yield Claim("… and keeps more of the input than SDS", f"{findings.by.distance.name}, SDS − LMC-SDS", pair(kept, "sds", "lmc"))
 
 
@@ -179,7 +181,8 @@ def _table(findings: Findings, name: str, rows: list[tables.Row]) -> str:
 def _diversity_rows(findings: Findings) -> list[tables.Row]:
     rows = []
     for method, (fresh, fixed) in findings.diversity.items():
-        values = {"fresh ε": bootstrap.mean(fresh), "fixed ε": bootstrap.mean(fixed), "difference": bootstrap.difference(fixed, fresh)}
+        values = {"fresh ε": bootstrap.mean(fresh), "fixed ε": bootstrap.mean(fixed),
+                  "difference": bootstrap.difference(fixed, fresh)}
         rows.append({"method": LABELS[method], "measure": findings.by.distance.name, **values})
     return rows
 

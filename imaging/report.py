@@ -17,7 +17,8 @@ from .pictures import to_bytes
 
 COLORS = ("#1f4e9c", "#c2410c", "#15803d", "#7e22ce", "#b91c1c", "#0e7490")
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; background: #fff }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff }
+body { max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
 h1, h2 { line-height: 1.2 } table { border-collapse: collapse; margin: 1rem 0 }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right; vertical-align: middle }
 th:first-child, td:first-child { text-align: left } img { image-rendering: pixelated; display: block }
@@ -74,7 +75,8 @@ def line_chart(lines: Mapping[str, Sequence[float]], title: str, xlabel: str) ->
         points = " ".join(f"{px(i):.1f},{py(v):.1f}" for i, v in enumerate(values))
         parts.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="1.8"/>')
     parts += _legend(list(logs), xlabel)
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" font-size="11" role="img">{"".join(parts)}</svg>'
+    size = f'viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}"'
+    return f'<svg {size} font-size="11" role="img">{"".join(parts)}</svg>'
 
 
 def _legend(names: Sequence[str], xlabel: str) -> list[str]:

@@ -82,7 +82,10 @@ def draw_levels(batch: int, generator: torch.Generator) -> Tensor:
     """t / T in [0, 1) for a batch, one from each of B equal parts of its distribution.
 
     Three in four are logit-normal (1.4, 1.0), in the manner of Esser et al. 2024: half of them lie above 0.8, where
-    sampling decides the shape, and where naming another one costs most (8% of the error at 0.95, 2% at 0.5).
+    sampling decides the shape, and where naming another one costs most. From 233,000 to 252,000 images with these
+    draws that cost rose from 7.6% to 12.8% of the error at 0.95, from 2.0% to 2.7% at 0.5, and the share of 64
+    (then 32) samples that show the caption's object from 0.30 to 0.56; 6,000 images before them, with draws around
+    0.6, had left the cost as it was (one run).
     """
     share = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
     share = share[torch.randperm(batch, generator=generator)]

@@ -123,7 +123,8 @@ def _read(file: Path) -> Tuple[Dict[str, str], Dict[str, Tensor]]:
     except UserError:
         raise
     except Exception as error:  # the reader has its own exception types; whichever it is, the file is at fault
-        raise UserError(f"cannot read corrective '{file}': {first_line(error)}; the file is truncated or not safetensors") from error
+        cause = f"{first_line(error)}; the file is truncated or not safetensors"
+        raise UserError(f"cannot read corrective '{file}': {cause}") from error
 
 
 def _parse(file: Path, header: Dict[str, str]) -> Tuple[CorrectiveSpec, Dict[str, Any], Dict[str, Any]]:
@@ -177,7 +178,8 @@ def _short(value: Any) -> str:
 def _differences(file: Path, made_for: Dict[str, Any], model: DiffusionModel) -> List[str]:
     mine, warnings = model_identity(model), []
     if made_for["resolution"] != mine["resolution"]:
-        warnings.append(f"corrective '{file}' was made at {_short(made_for['resolution'])}², the model works at {mine['resolution']}²")
+        made_at = _short(made_for["resolution"])
+        warnings.append(f"corrective '{file}' was made at {made_at}², the model works at {mine['resolution']}²")
     if any(abs(a - b) > 0.01 * abs(b) for a, b in zip(made_for["weights"], mine["weights"])):
         warnings.append(
             f"corrective '{file}' was made for other weights ('{_short(made_for['name'])}') than those of '{mine['name']}'"
