@@ -83,10 +83,13 @@ class Judge:
         """Cosine similarities (B, N) of images (B, 3, H, W) in [0, 1] and captions."""
         return self.image_features(images) @ self.text_features(captions).T
 
+    def retrieve(self, images: Tensor, pool: Sequence[str]) -> list[int]:
+        """Index in the pool of the caption that each image (B, 3, H, W) in [0, 1] is most similar to."""
+        return self.scores(images, pool).argmax(1).tolist()
+
     def r_precision(self, images: Tensor, truth: Sequence[str], pool: Sequence[str]) -> Tensor:
         """Whether each image retrieves its own caption first from the pool: (B,) float 0 or 1.
 
         images: (B, 3, H, W) in [0, 1]; truth: B captions, each of them in the pool.
         """
-        best = self.scores(images, pool).argmax(1).tolist()
-        return torch.tensor([float(pool[i] == caption) for i, caption in zip(best, truth)])
+        return torch.tensor([float(pool[i] == caption) for i, caption in zip(self.retrieve(images, pool), truth)])

@@ -89,7 +89,7 @@ def draw_levels(batch: int, generator: torch.Generator) -> Tensor:
     """
     share = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
     share = share[torch.randperm(batch, generator=generator)]
-    middle = torch.sigmoid(1.4 + 1.0 * torch.special.ndtri(share.clamp(1e-6, 1 - 1e-6)))
+    middle = torch.sigmoid(1.4 + torch.special.ndtri(share.clamp(1e-6, 1 - 1e-6)))
     return torch.where(torch.arange(batch) % 4 == 0, share, middle).clamp(max=1 - 1e-6)
 
 

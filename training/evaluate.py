@@ -60,7 +60,7 @@ def judge_on_samples(judge: Judge, model: DiffusionModel, things: Sequence[Thing
     for start in range(0, len(things), batch_size):
         text = model.embed([t.caption for t in things[start:start + batch_size]])
         images.append(sample_images(model.unet, text, model.embed([""] * len(text)), seed + start))
-    best = [THINGS[i] for i in judge.scores(torch.cat(images), POOL).argmax(1)]
+    best = [THINGS[i] for i in judge.retrieve(torch.cat(images), POOL)]
     right = lambda of: Rate(sum(of(a) == of(b) for a, b in zip(best, things)), len(things))
     return {"": right(lambda thing: thing),
             **{f", {word} alone": right(lambda thing: getattr(thing, word)) for word in Thing._fields}}

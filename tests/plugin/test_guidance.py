@@ -288,8 +288,7 @@ for module in (host, utils, base, misc):
     sys.modules[module.__name__] = module
 
 def load_as_launcher():
-    path = PLUGIN
-    spec = importlib.util.spec_from_file_location("lmc_guidance", path)
+    spec = importlib.util.spec_from_file_location("lmc_guidance", PLUGIN)
     module = importlib.util.module_from_spec(spec)
     sys.modules["lmc_guidance"] = module
     spec.loader.exec_module(module)
