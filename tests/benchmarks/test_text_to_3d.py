@@ -1,75 +1,39 @@
-"""The benchmark's measurements on trial folders whose answers are known by construction."""
+"""The sweep: what it plans, that it goes on where it stopped, and the page made from its folders."""
 
-import json
-from pathlib import Path
+import sys
+from types import SimpleNamespace
 
-import imageio.v3 as iio
 import numpy as np
 import pytest
-import trimesh
 
-from benchmarks import text_to_3d as bench
-from toybox import truth
+from benchmarks import measures_3d, text_to_3d as bench, text_to_3d_page as page, trials_3d as trials
+from imaging.console import write_json
 from toybox.captions import THINGS
+
+VARY = ("system.guidance_type=lmc-guidance,sds-guidance", "system.guidance.guidance_scale=0,5")
 
 
 @pytest.fixture
-def run(tmp_path):
-    """A finished trial of a red cube: the true mesh in glTF's frame, and frames with a known half."""
-    run = bench.Run(Path("configs/x.yaml"), "a red cube", 0, tmp_path / "run")
-    frames = run.folder / "trial" / "save" / "it10-test"
-    frames.mkdir(parents=True)
-    export = run.folder / "trial" / "save" / "it10-export"
-    export.mkdir()
-    for i in range(9):
-        image = np.zeros((16, 48, 3), np.uint8)
-        image[:, :16] = (128, 128, 128)  # rgb: half of the object's pixels are pure red
-        image[:8, :8] = (255, 0, 0)
-        image[:, 32:40] = 255  # opacity: the left half
-        iio.imwrite(frames / f"{i}.png", image)
-    vertices, faces = truth.mesh("cube", 48)
-    trimesh.Trimesh(vertices[:, [1, 2, 0]] * 0.9, faces).export(export / "model.glb")
-    return run
+def options(tmp_path):
+    (tmp_path / "prompts.txt").write_text("# remark\na red cube\na green bear\n")
+    return bench.Options(prompts=tmp_path / "prompts.txt", seeds=1, vary=VARY, out=tmp_path / "sweep")
 
 
-class SureJudge:
-    """Finds the true caption in every second view."""
-
-    def r_precision(self, images, truth, pool):
-        import torch
-        assert images.shape == (8, 3, 16, 16) and truth == ["a red cube"] * 8 and len(pool) == len(THINGS)
-        return torch.tensor([1.0, 0.0] * 4)
+def test_every_combination_has_a_folder_of_its_own(options):
+    runs = bench.plan(options)
+    assert len(runs) == len({run.folder for run in runs}) == 8
+    assert runs[0].folder.name == "dreamfusion-lmc-guidance_type_lmc-guidance-guidance_scale_0-a_red_cube-0"
+    assert len(bench.plan(bench.Options())) == 24
 
 
-def test_measure(run):
-    result = bench.measure(run, 8, SureJudge())
-    assert result["r_precision"] == 0.5
-    assert result["iou"] > 0.9
-    assert result["chamfer"] < 5 and result["normal_consistency"] > 0.95 and result["floaters"] == 0
-    assert result["saturated"] == pytest.approx(0.5)
-    assert result["saturated_truth"] < 0.05
-
-
-def test_table_has_a_row_a_run_and_totals(run, tmp_path, capsys):
-    values = dict.fromkeys(bench.COLUMNS, 0.0) | dict(seconds=60.0, r_precision=0.5, iou=0.8, chamfer=21.4)
-    run.result.write_text(json.dumps(values))
-    missing = bench.Run(run.config, "a red cube", 1, tmp_path / "none")
-    rows = bench.table([run, missing])
-    assert [row["prompt"] for row in rows] == ["a red cube", "ALL 1 runs"]
-    bench.write_tables(rows, tmp_path)
-    assert "| x | a red cube | 0 | 60 | 0.50 | 0.80 | 21 | 0.00 |" in capsys.readouterr().out
-    assert (tmp_path / "table.csv").read_text().count("\n") == 3
-
-
-def test_colour_of_the_object_leaves_the_background_out(run):
-    rgb, opacity = bench.turntable(run, 8)
-    quarter = np.array([255, 0, 0]) / 2 + np.array([128, 128, 128]) / 2
-    assert bench.mean_color(rgb, opacity) * 255 == pytest.approx(quarter, abs=0.01)
-    assert not bench.mean_color(rgb, opacity * 0).any()
+def test_a_malformed_vary_is_refused(options):
+    options.vary = ("system.guidance.guidance_scale=1,,2",)
+    with pytest.raises(SystemExit, match="write it as key=value"):
+        bench.plan(options)
 
 
 def test_core_prompts_cover_all_shapes_and_four_held_out_combinations():
-    prompts = bench.read_prompts(bench.ROOT / "tests" / "data" / "prompts_core.txt")
+    prompts = trials.read_prompts(trials.ROOT / "tests" / "data" / "prompts_core.txt")
     things = [next(t for t in THINGS if t.caption == p) for p in prompts]
     assert len({t.shape for t in things}) == 12 and sum(t.held_out for t in things) == 4
     assert len({t.pattern for t in things}) == 5 and len({t.color for t in things}) == 8
@@ -78,4 +42,72 @@ def test_core_prompts_cover_all_shapes_and_four_held_out_combinations():
 def test_a_prompt_without_truth_is_refused(tmp_path):
     (tmp_path / "p.txt").write_text("a hamburger\n")
     with pytest.raises(SystemExit, match="'a hamburger' is no toybox caption"):
-        bench.read_prompts(tmp_path / "p.txt")
+        trials.read_prompts(tmp_path / "p.txt")
+
+
+def test_launch_is_called_with_all_overrides_and_its_end_is_told(options, monkeypatch):
+    run = bench.plan(options)[3]
+    monkeypatch.setattr(trials, "ROOT", options.out)
+    options.out.mkdir()
+    (options.out / "launch.py").write_text("import sys; print(*sys.argv[1:], sep='\\n')")
+    spent = trials.train(run)
+    words = (run.folder / "log.txt").read_text().splitlines()
+    assert {"system.guidance_type=sds-guidance", "system.guidance.guidance_scale=5", "seed=0"} <= set(words)
+    assert spent["seconds"] > 0 and 1 < spent["peak_mib"] < 1000
+    (options.out / "launch.py").write_text("import sys; sys.exit('error: no such thing')")
+    with pytest.raises(RuntimeError, match="launch.py ended with 1: error: no such thing"):
+        trials.train(run)
+
+
+def fake_result(run, **values):
+    """A result.json as a finished run leaves it."""
+    found = dict(seconds=60.4, peak_mib=900.0, r_precision=0.5, iou=0.8, chamfer=0.0214, normal_consistency=0.9,
+                 floaters=0.0, color_error=0.1, saturated=0.2, saturated_truth=0.0, detail=0.1, detail_truth=0.1, janus=None)
+    write_json(run.result, {"config": run.config.stem, "varied": dict(run.varied), "overrides": [], "prompt": run.prompt,
+                            "held_out": False, "seed": run.seed, **found, **values})
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_sweep_goes_on_past_failures_and_repeats_nothing(options, monkeypatch, capsys, workers):
+    calls, options.workers = [], workers
+
+    def execute(run, views):
+        calls.append(run.folder.name)
+        return "no luck" if "guidance_scale_5" in run.folder.name else fake_result(run)
+
+    monkeypatch.setattr(bench, "execute", execute)
+    monkeypatch.setattr(bench.tyro, "cli", lambda *_, **__: options)
+    monkeypatch.setattr(bench.page, "write", lambda out: "the table")
+    for _ in range(2):
+        with pytest.raises(SystemExit, match="4 of 8 runs failed"):
+            bench.main()
+    assert len(calls) == 8 + 4 and calls.count(calls[0]) == 1
+    assert "failed: no luck" in capsys.readouterr().out
+
+
+def test_the_page_has_a_row_a_run_and_a_row_a_method(options, monkeypatch):
+    for i, run in enumerate(bench.plan(options)):
+        fake_result(run, iou=i / 10, janus=0.25 if "bear" in run.prompt else None)
+    frames = SimpleNamespace(rgb=np.full((page.FIGURE_VIEWS, 16, 16, 3), 0.5, np.float32))
+    monkeypatch.setattr(measures_3d, "turntable", lambda trial, count: frames)
+    text = page.write(options.out, options.out / "docs" / "page.md")
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("| dreamfusion")]
+    assert len(rows) == 4 + 8
+    methods = {row[1].strip(): row for row in rows[:4]}
+    lmc = methods["dreamfusion-lmc, guidance_type lmc-guidance, guidance_scale 0"]
+    assert lmc[2].strip() == "2" and lmc[6].strip() == "0.200 [0.000, 0.400]" and lmc[7].strip() == "21"
+    assert (options.out / "methods.csv").read_text().count("\n") == 5
+    for name in ("text_to_3d.png", "text_to_3d_omega.png"):
+        assert (options.out / "docs" / "images" / name).stat().st_size > 1000
+
+
+def test_a_page_of_nothing_says_so(tmp_path):
+    assert page.write(tmp_path) == f"no finished runs under {tmp_path}"
+
+
+def test_ray_runs_the_same_sweep(options, monkeypatch):
+    pytest.importorskip("ray", reason="Ray is not installed (pip install ray)")
+    options.ray = True
+    with bench.pool(options) as workers:
+        assert workers.map(trials.short, ["a.b", "c"]) == ["b", "c"]  # its processes find our modules
+    sys.modules["ray"].shutdown()

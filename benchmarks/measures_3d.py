@@ -1,0 +1,97 @@
+"""What a finished text-to-3D trial is worth, against the known truth: measurements on its frames and its mesh."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import imageio.v3 as iio
+import numpy as np
+import torch
+import trimesh
+from scipy import ndimage
+
+from benchmarks import janus
+from imaging.judge import Judge
+from imaging.statistics import LUMA
+from ministudio.utils.config import load_config
+from toybox import cameras, compare, render, shapes
+from toybox.captions import THINGS, Thing
+
+BLUR = 2.0  # pixels; what a Gaussian of this deviation takes away counts as detail
+RIM = 4  # pixels of the silhouette that are no texture
+
+
+class Views(NamedTuple):
+    """A turntable: V frames, evenly spaced from azimuth 0."""
+
+    rgb: np.ndarray  # (V, H, H, 3) float32 in [0, 1]
+    opacity: np.ndarray  # (V, H, H) in [0, 1]
+
+
+def turntable(trial: Path, count: int) -> Views:
+    """`count` evenly spaced frames of the test stage, or as many as there are."""
+    (folder,) = trial.glob("save/it*-test")
+    frames = sorted(folder.glob("*.png"), key=lambda p: int(p.stem))[:-1]  # the last frame repeats the first
+    chosen = frames if count >= len(frames) else [frames[i * len(frames) // count] for i in range(count)]
+    tiles = np.stack([iio.imread(p)[..., :3] for p in chosen]).astype(np.float32) / 255
+    side = tiles.shape[1]
+    return Views(tiles[:, :, :side], tiles[:, :, -side:, 0])
+
+
+def mesh_of(trial: Path) -> trimesh.Trimesh:
+    """The exported GLB in the world's frame, z up, its seams welded."""
+    (glb,) = trial.glob("save/it*-export/*.glb")
+    mesh = trimesh.load(glb, force="mesh")
+    mesh.merge_vertices(merge_tex=True, merge_norm=True)
+    mesh.vertices = mesh.vertices[:, [2, 0, 1]]  # glTF is +Y up with the front at +Z; the world's front is +x
+    return mesh
+
+
+def ambient_of(trial: Path) -> float:
+    """The ambient share of the light that the trial's frames were rendered with; 1 for unlit materials."""
+    system = load_config(str(trial / "configs" / "parsed.yaml")).system
+    if "diffuse" not in system.material_type or system.material.get("ambient_only_on_test", False):
+        return 1.0
+    return float(np.mean(system.material.get("ambient_light_color", 0.1)))
+
+
+def saturated_share(views: Views) -> float:
+    """Share of the object's pixels that have a channel at either end of the range."""
+    clipped = (views.rgb.min(-1) < 0.02) | (views.rgb.max(-1) > 0.98)
+    inside = views.opacity > 0.5
+    return float(clipped[inside].mean()) if inside.any() else 0.0
+
+
+def mean_color(views: Views) -> np.ndarray:
+    """Mean sRGB colour (3,) of the object's pixels; black where there is no object."""
+    inside = views.opacity > 0.5
+    return views.rgb[inside].mean(0) if inside.any() else np.zeros(3)
+
+
+def detail(views: Views) -> float:
+    """RMS of the luma's fine part, what a Gaussian of 2 pixels takes away, inside the silhouette."""
+    luma = views.rgb @ np.array(LUMA, np.float32)
+    fine = luma - ndimage.gaussian_filter(luma, (0, BLUR, BLUR))
+    inside = ndimage.binary_erosion(views.opacity > 0.5, np.ones((1, 3, 3)), iterations=RIM)
+    return float(np.sqrt((fine[inside] ** 2).mean())) if inside.any() else 0.0
+
+
+def measure(trial: Path, thing: Thing, count: int, judge: Judge) -> dict[str, float | None]:
+    """Every measure of a trial that should show `thing`; `count` views for the judge and the colours.
+
+    janus is None for objects without a front.
+    """
+    mine = turntable(trial, count)
+    light = render.studio(*thing, cameras.turntable(count), ambient=ambient_of(trial))
+    true = Views(*render.render(light, mine.rgb.shape[1]))
+    images = torch.from_numpy(mine.rgb).permute(0, 3, 1, 2)
+    hits = judge.r_precision(images, [thing.caption] * len(images), [t.caption for t in THINGS])
+    mesh = mesh_of(trial)
+    return {
+        "r_precision": hits.mean().item(), **compare.likeness(thing.shape, mesh.vertices, mesh.faces)._asdict(),
+        "color_error": float(np.linalg.norm(mean_color(mine) - mean_color(true))),
+        "saturated": saturated_share(mine), "saturated_truth": saturated_share(true),
+        "detail": detail(mine), "detail_truth": detail(true),
+        "janus": janus.rate(turntable(trial, janus.VIEWS).rgb, judge) if thing.shape in shapes.FRONTED else None,
+    }

@@ -1,0 +1,188 @@
+"""Tables and figures of a text-to-3D sweep, made from its folders without running anything.
+
+    python benchmarks/text_to_3d_page.py outputs/sweep                              beside the runs
+    python benchmarks/text_to_3d_page.py outputs/sweep --docs docs/text_to_3d.md    and as a page
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple, Sequence
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
+
+import torch  # noqa: E402
+import tyro  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from benchmarks.trials_3d import results, short  # noqa: E402
+from imaging import bootstrap, pictures, tables  # noqa: E402
+from imaging.console import run_tool  # noqa: E402
+
+OMEGA = "system.guidance.guidance_scale"
+FIGURE_VIEWS = 2  # of each object, front and back
+
+
+class Measure(NamedTuple):
+    """A column of the tables."""
+
+    heading: str
+    centre: Any = bootstrap.mean  # of the runs of one method
+    scale: float = 1.0
+
+
+MEASURES = {
+    "seconds": Measure("seconds", bootstrap.median), "peak_mib": Measure("peak MiB", bootstrap.median),
+    "r_precision": Measure("R-precision"), "iou": Measure("IoU", bootstrap.median),
+    "chamfer": Measure("Chamfer, mm", bootstrap.median, 1000.0), "normal_consistency": Measure("normals", bootstrap.median),
+    "floaters": Measure("floaters", bootstrap.mean), "janus": Measure("Janus"),
+    "color_error": Measure("colour error", bootstrap.median), "saturated": Measure("saturated"),
+    "saturated_truth": Measure("(truth)"), "detail": Measure("detail"), "detail_truth": Measure("(truth's detail)"),
+}
+COARSE = ("seconds", "peak_mib", "chamfer")  # shown as whole numbers
+
+
+@dataclasses.dataclass
+class Options:
+    """Where the runs are and where the page goes."""
+
+    folder: tyro.conf.Positional[Path]
+    """The sweep's folder."""
+    docs: Path | None = None
+    """Also write the page here, its figures into images/ beside it."""
+
+
+def method_of(result: dict[str, Any]) -> str:
+    """What tells a run's method from the others: its configuration and what was varied."""
+    return ", ".join([result["config"], *(f"{short(key)} {value}" for key, value in result["varied"].items())])
+
+
+def by_method(found: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for result in found:
+        groups.setdefault(method_of(result), []).append(result)
+    return groups
+
+
+def run_rows(found: Sequence[dict[str, Any]]) -> list[tables.Row]:
+    """A row for each run."""
+    return [{"method": method_of(result), "prompt": result["prompt"], "seed": result["seed"],
+             **{m.heading: _cell(key, result.get(key)) for key, m in MEASURES.items()}} for result in found]
+
+
+def _cell(key: str, value: float | None) -> Any:
+    if value is None:
+        return None
+    value *= MEASURES[key].scale
+    return round(value) if key in COARSE else float(value)
+
+
+def method_rows(found: Sequence[dict[str, Any]]) -> list[tables.Row]:
+    """A row for each method: means or medians over its runs, with 95% bootstrap intervals over prompts."""
+    rows = []
+    for method, group in by_method(found).items():
+        row: tables.Row = {"method": method, "runs": len(group)}
+        for key, m in MEASURES.items():
+            values = [(result[key] * m.scale, result["prompt"]) for result in group if result.get(key) is not None]
+            estimate = m.centre(*zip(*values)) if values else None
+            row[m.heading] = round(estimate.value) if estimate and key in COARSE else estimate
+        rows.append(row)
+    return rows
+
+
+def figure(out: Path, found: Sequence[dict[str, Any]]) -> Tensor | None:
+    """The first seed of every prompt under every method, beside the truth; (3, H, W)."""
+    from benchmarks.measures_3d import turntable
+
+    groups = by_method(found)
+    first = {(method, r["prompt"]): r for method, group in groups.items() for r in reversed(group)}
+    prompts = list(dict.fromkeys(r["prompt"] for r in found))
+    tiles: list[Tensor] = []
+    for prompt in prompts:
+        shown = [first.get((method, prompt)) for method in groups]
+        frames = [turntable(out / r["folder"] / "trial", FIGURE_VIEWS).rgb if r else None for r in shown]
+        side = next(f.shape[1] for f in frames if f is not None)
+        columns = [_truth(prompt, side), *(torch.ones(FIGURE_VIEWS, side, side, 3) if f is None else torch.from_numpy(f) for f in frames)]
+        tiles += [view.permute(2, 0, 1) for column in columns for view in column]
+    heads = [head for name in ("truth", *groups) for head in (name, "")]
+    return pictures.grid(torch.stack(tiles), FIGURE_VIEWS * (len(groups) + 1), prompts, heads) if tiles else None
+
+
+def _truth(prompt: str, side: int) -> Tensor:
+    """True renders (V, side, side, 3) on the grey that an untrained background shows."""
+    from toybox import cameras, render
+    from toybox.captions import THINGS
+
+    thing = next(t for t in THINGS if t.caption == prompt)
+    scenes = render.studio(*thing, cameras.turntable(FIGURE_VIEWS), background=(0.5, 0.5, 0.5), ambient=0.4)
+    return torch.from_numpy(render.render(scenes, side)[0])
+
+
+def omega_chart(found: Sequence[dict[str, Any]], path: Path) -> bool:
+    """Means against ω, a line per method, if ω was varied over at least two values."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    lines: dict[str, dict[float, list[dict[str, Any]]]] = {}
+    for result in found:
+        varied = dict(result["varied"])
+        omega = varied.pop(OMEGA, None)
+        if omega is not None:
+            points = lines.setdefault(method_of({**result, "varied": varied}), {})
+            points.setdefault(float(omega), []).append(result)
+    if max(map(len, lines.values()), default=0) < 2:
+        return False
+    keys = ("r_precision", "iou", "color_error", "saturated", "janus")
+    chart, axes = plt.subplots(1, len(keys), figsize=(3 * len(keys), 2.6), constrained_layout=True)
+    for axis, key in zip(axes, keys):
+        for name, points in lines.items():
+            known = {w: [r[key] for r in group if r.get(key) is not None] for w, group in sorted(points.items())}
+            known = {w: values for w, values in known.items() if values}
+            axis.plot(list(known), [sum(values) / len(values) for values in known.values()], marker="o", label=name)
+        axis.set_xscale("symlog", linthresh=0.1)
+        axis.set(title=MEASURES[key].heading, xlabel="ω")
+    axes[0].legend(fontsize=6)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    chart.savefig(path, dpi=120)
+    plt.close(chart)
+    return True
+
+
+def page(out: Path, images: Path) -> str:
+    """Markdown of everything under the folder; figures go to `images`."""
+    found = [{**result, "folder": folder} for folder, result in results(out).items()]
+    if not found:
+        return f"no finished runs under {out}"
+    rows, methods = (tables.without_empty(r) for r in (run_rows(found), method_rows(found)))
+    tables.write(out, "runs", rows)
+    tables.write(out, "methods", methods)
+    parts = ["95% bootstrap intervals over prompts; a Janus rate only where objects have a front.", tables.text(methods)]
+    pictures.write_image(images / "text_to_3d.png", figure(out, found))
+    parts.append(f"![Truth and methods, first seed, from the front and from behind]({images.name}/text_to_3d.png)")
+    if omega_chart(found, images / "text_to_3d_omega.png"):
+        parts.append(f"![Measures against ω]({images.name}/text_to_3d_omega.png)")
+    return "\n\n".join([*parts, tables.text(rows)]) + "\n"
+
+
+def write(out: Path, docs: Path | None = None) -> str:
+    """table and figures beside the runs, the page at `docs`; the table of methods as text."""
+    text = page(out, out / "images")
+    (out / "page.md").write_text(text, encoding="utf-8")
+    if docs is not None:
+        docs.parent.mkdir(parents=True, exist_ok=True)
+        docs.write_text(page(out, docs.parent / "images"), encoding="utf-8")
+    return text
+
+
+def main() -> None:
+    options = tyro.cli(Options, description=__doc__)
+    print(write(options.folder, options.docs))
+
+
+if __name__ == "__main__":
+    run_tool(main)

@@ -1,0 +1,124 @@
+"""Runs of launch.py as a sweep plans them: each a process of its own, with an ordinary trial folder and one result."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Iterator, Sequence
+
+from imaging.console import slug, write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One cell of a sweep."""
+
+    config: Path
+    prompt: str
+    seed: int
+    varied: tuple[tuple[str, str], ...]  # launch.py overrides that tell this run from others of its config
+    overrides: tuple[str, ...]  # those that all runs share
+    out: Path
+    threads: int | None = None  # of the process; None leaves it to the libraries
+
+    @property
+    def folder(self) -> Path:
+        parts = [self.config.stem, *(f"{short(key)}_{slug(value)}" for key, value in self.varied)]
+        return self.out / "-".join([*parts, slug(self.prompt), str(self.seed)])
+
+    @property
+    def trial(self) -> Path:
+        return self.folder / "trial"
+
+    @property
+    def result(self) -> Path:
+        """There when the run is done: what it was, and every measure."""
+        return self.folder / "result.json"
+
+
+def short(key: str) -> str:
+    """The last word of a dotted key."""
+    return key.rsplit(".", 1)[-1]
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of a file, one a line, # for remarks; each must be the caption of a toybox object."""
+    from toybox.captions import THINGS
+
+    if not path.is_file():
+        raise SystemExit(f"no prompt file {path}")
+    lines = [line.strip() for line in path.read_text().splitlines()]
+    prompts = [line for line in lines if line and not line.startswith("#")]
+    known = {thing.caption for thing in THINGS}
+    for prompt in prompts:
+        if prompt not in known:
+            raise SystemExit(f"{path}: '{prompt}' is no toybox caption, so there is no truth to compare with")
+    return prompts
+
+
+def combinations(vary: Sequence[str]) -> Iterator[tuple[tuple[str, str], ...]]:
+    """Every choice of one value for each of the words "key=value,value,…"."""
+    axes = []
+    for word in vary:
+        key, equals, values = word.partition("=")
+        if not equals or not all(values.split(",")):
+            raise SystemExit(f"--vary {word}: write it as key=value,value,…")
+        axes.append([(key, value) for value in values.split(",")])
+    return itertools.product(*axes)
+
+
+def train(run: Run) -> dict[str, float]:
+    """Run launch.py to the GLB; seconds from its start to its end and peak memory in MiB. `RuntimeError` if it fails."""
+    words = [f"seed={run.seed}", f"exp_root_dir={run.out.as_posix()}", f"name={run.folder.name}", "tag=trial",
+             "use_timestamp=false", f"system.prompt_processor.prompt={run.prompt}",
+             *(f"{key}={value}" for key, value in run.varied), *run.overrides]
+    command = [sys.executable, str(ROOT / "launch.py"), "--config", str(run.config), "--train", *words]
+    limit = {k: str(run.threads) for k in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS") if run.threads}
+    run.folder.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    with open(run.folder / "log.txt", "w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | limit, stdout=log, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        last = (run.folder / "log.txt").read_text().strip().splitlines()[-1:]
+        raise RuntimeError(f"launch.py ended with {process.returncode}: {' '.join(last)}")
+    return {"seconds": time.monotonic() - start, "peak_mib": usage.ru_maxrss / 1024}
+
+
+@functools.lru_cache(maxsize=1)
+def _judge() -> Any:
+    from imaging.judge import Judge
+
+    return Judge(ROOT / "models" / "toybox" / "judge")
+
+
+def execute(run: Run, views: int = 8) -> str | None:
+    """Train and measure a run and write its result; what went wrong, in words, if anything did."""
+    from benchmarks.measures_3d import measure
+    from toybox.captions import THINGS
+
+    thing = next(t for t in THINGS if t.caption == run.prompt)
+    try:
+        spent = train(run)
+        found = measure(run.trial, thing, views, _judge())
+    except (RuntimeError, OSError, ValueError) as error:
+        return str(error)
+    told = {"config": run.config.stem, "varied": dict(run.varied), "overrides": list(run.overrides),
+            "prompt": run.prompt, "held_out": thing.held_out, "seed": run.seed}
+    write_json(run.result, {**told, **spent, **found})
+    return None
+
+
+def results(out: Path) -> dict[str, dict[str, Any]]:
+    """Folder → result of all finished runs under `out`."""
+    return {path.parent.name: json.loads(path.read_text()) for path in sorted(out.glob("*/result.json"))}

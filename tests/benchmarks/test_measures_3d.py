@@ -1,0 +1,83 @@
+"""The benchmark's measures on trial folders whose answers are known by construction."""
+
+from types import SimpleNamespace
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from benchmarks import measures_3d as measures
+from toybox import truth
+from toybox.captions import THINGS
+
+CUBE = next(thing for thing in THINGS if thing.caption == "a red cube")
+
+
+@pytest.fixture
+def trial(tmp_path):
+    """A finished trial of a red cube: the true mesh in glTF's frame, and frames with a known half."""
+    frames = tmp_path / "save" / "it10-test"
+    frames.mkdir(parents=True)
+    for i in range(9):
+        image = np.zeros((16, 48, 3), np.uint8)
+        image[:, :16] = (128, 128, 128)  # rgb: half of the object's pixels are pure red
+        image[:8, :8] = (255, 0, 0)
+        image[:, 32:40] = 255  # opacity: the left half
+        iio.imwrite(frames / f"{i}.png", image)
+    export = tmp_path / "save" / "it10-export"
+    export.mkdir()
+    vertices, faces = truth.mesh("cube", 48)
+    trimesh.Trimesh(vertices[:, [1, 2, 0]] * 0.9, faces).export(export / "model.glb")
+    configs = tmp_path / "configs"
+    configs.mkdir()
+    (configs / "parsed.yaml").write_text(
+        "name: x\nsystem:\n  material_type: diffuse-with-point-light-material\n  material: {ambient_light_color: [0.4, 0.4, 0.4]}\n"
+    )
+    return tmp_path
+
+
+def r_precision(images, truth, pool):
+    """A judge that finds the true caption in every second view."""
+    assert images.shape == (8, 3, 16, 16) and truth == ["a red cube"] * 8 and len(pool) == len(THINGS)
+    return torch.tensor([1.0, 0.0] * 4)
+
+
+def test_measure(trial):
+    found = measures.measure(trial, CUBE, 8, SimpleNamespace(r_precision=r_precision))
+    assert found["r_precision"] == 0.5
+    assert found["iou"] > 0.9
+    assert found["chamfer"] < 0.005 and found["normal_consistency"] > 0.95 and found["floaters"] == 0
+    assert found["saturated"] == pytest.approx(0.5) and found["saturated_truth"] < 0.05
+    assert found["janus"] is None  # a cube has no front
+
+
+def test_the_light_is_that_of_the_trial(trial):
+    assert measures.ambient_of(trial) == pytest.approx(0.4)
+    (trial / "configs" / "parsed.yaml").write_text("system:\n  material_type: no-material\n")
+    assert measures.ambient_of(trial) == 1.0
+
+
+def test_colour_of_the_object_leaves_the_background_out(trial):
+    views = measures.turntable(trial, 8)
+    quarter = np.array([255, 0, 0]) / 2 + np.array([128, 128, 128]) / 2
+    assert measures.mean_color(views) * 255 == pytest.approx(quarter, abs=0.01)
+    assert not measures.mean_color(views._replace(opacity=views.opacity * 0)).any()
+
+
+def test_the_turntable_leaves_out_the_frame_that_repeats_the_first(trial):
+    assert len(measures.turntable(trial, 100).rgb) == 8
+
+
+def test_detail_is_that_of_the_pattern_and_not_of_the_silhouette():
+    side, amplitude, frequency = 96, 0.2, 0.25
+    inside = np.zeros((1, side, side), np.float32)
+    inside[:, 20:76, 20:76] = 1
+    wave = 0.5 + amplitude * np.sin(2 * np.pi * frequency * np.arange(side))
+    flat = measures.Views(np.repeat(inside[..., None], 3, -1), inside)
+    striped = measures.Views(np.broadcast_to(wave[None, None, :, None], (1, side, side, 3)).astype(np.float32), inside)
+    kept = 1 - np.exp(-2 * (np.pi * measures.BLUR * frequency) ** 2)  # 1 - the Gaussian's own response
+    assert measures.detail(striped) == pytest.approx(kept * amplitude / np.sqrt(2), rel=0.01)
+    assert measures.detail(flat) < 0.03  # the edge itself would be 0.3
+    assert measures.detail(flat._replace(opacity=inside * 0)) == 0
