@@ -23,6 +23,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
 
 import tyro  # noqa: E402
 
+from benchmarks.trials_3d import prompts_of  # noqa: E402
+
 VARIANTS: dict[str, list[str]] = {
     "base": [],  # preconditioned, own/image, captions, x̂ clipped, width 32
     "spectral": ["--kind", "spectral"],
@@ -67,10 +69,6 @@ class Options:
     """Folder for correctives, images and the table."""
     dry_run: bool = False
     """Print the commands and stop."""
-
-
-def prompts_of(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
 
 
 def folder_of(options: Options, name: str) -> Path:

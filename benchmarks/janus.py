@@ -42,7 +42,7 @@ class FrontClassifier(NamedTuple):
 def features(judge: Judge, images: Tensor) -> Tensor:
     """The judge's hidden states of images (B, 3, H, W) in [0, 1], averaged over each quarter of the image: (B, D)."""
     quarters = lambda part: [F.adaptive_avg_pool2d(state, 2).flatten(1) for state in judge.feature_maps(part)]  # noqa: E731
-    return torch.cat([torch.cat(quarters(part), 1) for part in images.split(500)]).clone()
+    return torch.cat([torch.cat(quarters(part), 1) for part in images.split(500)])
 
 
 def true_views(seed: int, count: int) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from imaging.judge import Judge
 from imaging.statistics import LUMA
 from ministudio.utils.config import load_config
 from toybox import cameras, compare, render, shapes
-from toybox.captions import THINGS, Thing
+from toybox.captions import BY_CAPTION, Thing
 
 BLUR = 2.0  # pixels; what a Gaussian of this deviation takes away counts as detail
 RIM = 4  # pixels of the silhouette that are no texture
@@ -56,6 +56,12 @@ def ambient_of(trial: Path) -> float:
     return float(np.mean(system.material.get("ambient_light_color", 0.1)))
 
 
+def true_views(trial: Path, thing: Thing, count: int, side: int, background: float = 1.0) -> Views:
+    """What a trial's turntable should show, in its light, before a flat grey in [0, 1]."""
+    scenes = render.studio(*thing, cameras.turntable(count), (background,) * 3, ambient_of(trial))
+    return Views(*render.render(scenes, side))
+
+
 def saturated_share(views: Views) -> float:
     """Share of the object's pixels that have a channel at either end of the range."""
     clipped = (views.rgb.min(-1) < 0.02) | (views.rgb.max(-1) > 0.98)
@@ -83,10 +89,9 @@ def measure(trial: Path, thing: Thing, count: int, judge: Judge) -> dict[str, fl
     janus is None for objects without a front.
     """
     mine = turntable(trial, count)
-    light = render.studio(*thing, cameras.turntable(count), ambient=ambient_of(trial))
-    true = Views(*render.render(light, mine.rgb.shape[1]))
+    true = true_views(trial, thing, count, mine.rgb.shape[1])
     images = torch.from_numpy(mine.rgb).permute(0, 3, 1, 2)
-    hits = judge.r_precision(images, [thing.caption] * len(images), [t.caption for t in THINGS])
+    hits = judge.r_precision(images, [thing.caption] * len(images), list(BY_CAPTION))
     mesh = mesh_of(trial)
     return {
         "r_precision": hits.mean().item(), **compare.likeness(thing.shape, mesh.vertices, mesh.faces)._asdict(),

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple, Sequence
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple, Sequence
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import tyro  # noqa: E402
 from torch import Tensor  # noqa: E402
@@ -24,6 +26,7 @@ from imaging.console import run_tool  # noqa: E402
 
 OMEGA = "system.guidance.guidance_scale"
 FIGURE_VIEWS = 2  # of each object, front and back
+UNTRAINED = 0.5  # grey of an untrained background
 
 
 class Measure(NamedTuple):
@@ -32,17 +35,19 @@ class Measure(NamedTuple):
     heading: str
     centre: Any = bootstrap.mean  # of the runs of one method
     scale: float = 1.0
+    whole: bool = False  # shown as a whole number
 
 
 MEASURES = {
-    "seconds": Measure("seconds", bootstrap.median), "peak_mib": Measure("peak MiB", bootstrap.median),
+    "seconds": Measure("seconds", bootstrap.median, whole=True),
+    "peak_mib": Measure("peak MiB", bootstrap.median, whole=True),
     "r_precision": Measure("R-precision"), "iou": Measure("IoU", bootstrap.median),
-    "chamfer": Measure("Chamfer, mm", bootstrap.median, 1000.0), "normal_consistency": Measure("normals", bootstrap.median),
+    "chamfer": Measure("Chamfer, mm", bootstrap.median, 1000.0, whole=True),
+    "normal_consistency": Measure("normals", bootstrap.median),
     "floaters": Measure("floaters", bootstrap.mean), "janus": Measure("Janus"),
     "color_error": Measure("colour error", bootstrap.median), "saturated": Measure("saturated"),
     "saturated_truth": Measure("(truth)"), "detail": Measure("detail"), "detail_truth": Measure("(truth's detail)"),
 }
-COARSE = ("seconds", "peak_mib", "chamfer")  # shown as whole numbers
 
 
 @dataclasses.dataclass
@@ -70,14 +75,13 @@ def by_method(found: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]
 def run_rows(found: Sequence[dict[str, Any]]) -> list[tables.Row]:
     """A row for each run."""
     return [{"method": method_of(result), "prompt": result["prompt"], "seed": result["seed"],
-             **{m.heading: _cell(key, result.get(key)) for key, m in MEASURES.items()}} for result in found]
+             **{m.heading: _cell(m, result.get(key)) for key, m in MEASURES.items()}} for result in found]
 
 
-def _cell(key: str, value: float | None) -> Any:
+def _cell(m: Measure, value: float | None) -> Any:
     if value is None:
         return None
-    value *= MEASURES[key].scale
-    return round(value) if key in COARSE else float(value)
+    return round(value * m.scale) if m.whole else float(value * m.scale)
 
 
 def method_rows(found: Sequence[dict[str, Any]]) -> list[tables.Row]:
@@ -88,14 +92,15 @@ def method_rows(found: Sequence[dict[str, Any]]) -> list[tables.Row]:
         for key, m in MEASURES.items():
             values = [(result[key] * m.scale, result["prompt"]) for result in group if result.get(key) is not None]
             estimate = m.centre(*zip(*values)) if values else None
-            row[m.heading] = round(estimate.value) if estimate and key in COARSE else estimate
+            row[m.heading] = round(estimate.value) if estimate and m.whole else estimate
         rows.append(row)
     return rows
 
 
 def figure(out: Path, found: Sequence[dict[str, Any]]) -> Tensor | None:
     """The first seed of every prompt under every method, beside the truth; (3, H, W)."""
-    from benchmarks.measures_3d import turntable
+    from benchmarks.measures_3d import true_views, turntable
+    from toybox.captions import BY_CAPTION
 
     groups = by_method(found)
     first = {(method, r["prompt"]): r for method, group in groups.items() for r in reversed(group)}
@@ -103,30 +108,19 @@ def figure(out: Path, found: Sequence[dict[str, Any]]) -> Tensor | None:
     tiles: list[Tensor] = []
     for prompt in prompts:
         shown = [first.get((method, prompt)) for method in groups]
-        frames = [turntable(out / r["folder"] / "trial", FIGURE_VIEWS).rgb if r else None for r in shown]
-        side = next(f.shape[1] for f in frames if f is not None)
-        columns = [_truth(prompt, side), *(torch.ones(FIGURE_VIEWS, side, side, 3) if f is None else torch.from_numpy(f) for f in frames)]
-        tiles += [view.permute(2, 0, 1) for column in columns for view in column]
+        trials = [out / r["folder"] / "trial" if r else None for r in shown]
+        frames = [turntable(trial, FIGURE_VIEWS).rgb if trial else None for trial in trials]
+        some, side = next((trial, f.shape[1]) for trial, f in zip(trials, frames) if trial)
+        true = true_views(some, BY_CAPTION[prompt], FIGURE_VIEWS, side, UNTRAINED).rgb
+        columns = [true, *(np.ones_like(true) if f is None else f for f in frames)]
+        tiles += [torch.from_numpy(view).permute(2, 0, 1) for column in columns for view in column]
     heads = [head for name in ("truth", *groups) for head in (name, "")]
     return pictures.grid(torch.stack(tiles), FIGURE_VIEWS * (len(groups) + 1), prompts, heads) if tiles else None
 
 
-def _truth(prompt: str, side: int) -> Tensor:
-    """True renders (V, side, side, 3) on the grey that an untrained background shows."""
-    from toybox import cameras, render
-    from toybox.captions import THINGS
-
-    thing = next(t for t in THINGS if t.caption == prompt)
-    scenes = render.studio(*thing, cameras.turntable(FIGURE_VIEWS), background=(0.5, 0.5, 0.5), ambient=0.4)
-    return torch.from_numpy(render.render(scenes, side)[0])
-
-
 def omega_chart(found: Sequence[dict[str, Any]], path: Path) -> bool:
     """Means against ω, a line per method, if ω was varied over at least two values."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure  # without pyplot: no window, no global state
 
     lines: dict[str, dict[float, list[dict[str, Any]]]] = {}
     for result in found:
@@ -138,7 +132,8 @@ def omega_chart(found: Sequence[dict[str, Any]], path: Path) -> bool:
     if max(map(len, lines.values()), default=0) < 2:
         return False
     keys = ("r_precision", "iou", "color_error", "saturated", "janus")
-    chart, axes = plt.subplots(1, len(keys), figsize=(3 * len(keys), 2.6), constrained_layout=True)
+    chart = Figure(figsize=(3 * len(keys), 2.6), layout="constrained")
+    axes = chart.subplots(1, len(keys))
     for axis, key in zip(axes, keys):
         for name, points in lines.items():
             known = {w: [r[key] for r in group if r.get(key) is not None] for w, group in sorted(points.items())}
@@ -149,7 +144,6 @@ def omega_chart(found: Sequence[dict[str, Any]], path: Path) -> bool:
     axes[0].legend(fontsize=6)
     path.parent.mkdir(parents=True, exist_ok=True)
     chart.savefig(path, dpi=120)
-    plt.close(chart)
     return True
 
 
@@ -170,12 +164,15 @@ def page(out: Path, images: Path) -> str:
 
 
 def write(out: Path, docs: Path | None = None) -> str:
-    """table and figures beside the runs, the page at `docs`; the table of methods as text."""
+    """Tables, figures and the page beside the runs, and page and figures again at `docs`; returns the page."""
     text = page(out, out / "images")
     (out / "page.md").write_text(text, encoding="utf-8")
     if docs is not None:
-        docs.parent.mkdir(parents=True, exist_ok=True)
-        docs.write_text(page(out, docs.parent / "images"), encoding="utf-8")
+        images = docs.parent / "images"
+        images.mkdir(parents=True, exist_ok=True)
+        docs.write_text(text, encoding="utf-8")
+        for picture in (out / "images").glob("*.png"):
+            shutil.copy(picture, images)
     return text
 
 

@@ -58,17 +58,21 @@ def short(key: str) -> str:
     return key.rsplit(".", 1)[-1]
 
 
-def read_prompts(path: Path) -> list[str]:
-    """The prompts of a file, one a line, # for remarks; each must be the caption of a toybox object."""
-    from toybox.captions import THINGS
-
+def prompts_of(path: Path) -> list[str]:
+    """The prompts of a file, one a line, # for remarks."""
     if not path.is_file():
         raise SystemExit(f"no prompt file {path}")
     lines = [line.strip() for line in path.read_text().splitlines()]
-    prompts = [line for line in lines if line and not line.startswith("#")]
-    known = {thing.caption for thing in THINGS}
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of a file, each of which must be the caption of a toybox object."""
+    from toybox.captions import BY_CAPTION
+
+    prompts = prompts_of(path)
     for prompt in prompts:
-        if prompt not in known:
+        if prompt not in BY_CAPTION:
             raise SystemExit(f"{path}: '{prompt}' is no toybox caption, so there is no truth to compare with")
     return prompts
 
@@ -113,11 +117,11 @@ def _judge() -> Any:
 def execute(run: Run, views: int = 8) -> str | None:
     """Train and measure a run and write its result; what went wrong, in words, if anything did."""
     from benchmarks.measures_3d import measure
-    from toybox.captions import THINGS
+    from toybox.captions import BY_CAPTION
 
     if run.result.is_file():  # another sweep over the same folder was faster
         return None
-    thing = next(t for t in THINGS if t.caption == run.prompt)
+    thing = BY_CAPTION[run.prompt]
     try:
         spent = train(run)
         found = measure(run.trial, thing, views, _judge())

@@ -29,22 +29,33 @@ def mean(values: Sequence[float], groups: Sequence | None = None, seed: int = 0,
     one prompt are alike; with one group only, single values are drawn, and the interval is about that prompt alone.
     A single value says nothing of its spread: its interval is infinite.
     """
-    return _percentile(np.mean, values, groups, seed, resamples)
+
+    def resampled(clusters: list[np.ndarray], drawn: np.ndarray) -> np.ndarray:
+        sums, counts = np.array([c.sum() for c in clusters]), np.array([len(c) for c in clusters])
+        return sums[drawn].sum(1) / counts[drawn].sum(1)
+
+    return _percentile(np.mean, resampled, values, groups, seed, resamples)
 
 
 def median(values: Sequence[float], groups: Sequence | None = None, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
     """Median, otherwise as `mean`."""
-    return _percentile(np.median, values, groups, seed, resamples)
+
+    def resampled(clusters: list[np.ndarray], drawn: np.ndarray) -> np.ndarray:
+        return np.array([np.median(np.concatenate([clusters[i] for i in row])) for row in drawn])
+
+    return _percentile(np.median, resampled, values, groups, seed, resamples)
 
 
-def _percentile(statistic: Callable, values: Sequence[float], groups: Sequence | None, seed: int, resamples: int) -> Estimate:
+def _percentile(
+    statistic: Callable, resampled: Callable, values: Sequence[float], groups: Sequence | None, seed: int, resamples: int
+) -> Estimate:
+    """The statistic of all values; `resampled(clusters, drawn)` gives it for each row of drawn clusters, (resamples,)."""
     values = np.asarray(values, np.float64)
     clusters = _clusters(values, groups)
     if len(clusters) == 1:
         return Estimate(float(statistic(values)), -np.inf, np.inf, len(values))
     drawn = np.random.default_rng(seed).integers(len(clusters), size=(resamples, len(clusters)))
-    found = np.array([statistic(np.concatenate([clusters[i] for i in row])) for row in drawn])
-    return Estimate(float(statistic(values)), *_quantiles(found), len(values))
+    return Estimate(float(statistic(values)), *_quantiles(resampled(clusters, drawn)), len(values))
 
 
 def difference(

@@ -16,7 +16,7 @@ import yaml
 import ministudio
 from ministudio.utils.base import BaseObject
 from toybox import cameras, render, truth
-from toybox.captions import THINGS
+from toybox.captions import BY_CAPTION
 
 ROOT = Path(__file__).parents[1]
 PROMPT, SHAPE = "a red mushroom", "mushroom"
@@ -33,7 +33,7 @@ class TruthGuidance(BaseObject):
     cfg: Config
 
     def configure(self) -> None:
-        self.thing = next(thing for thing in THINGS if thing.caption == self.cfg.caption)
+        self.thing = BY_CAPTION[self.cfg.caption]
 
     def __call__(self, rgb, prompt_utils, c2w, fovy, light_positions, elevation, azimuth, **kwargs):
         pose = c2w.double().numpy()

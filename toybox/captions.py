@@ -57,6 +57,9 @@ def _with_article(words: str) -> str:
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
+BY_CAPTION = {thing.caption: thing for thing in THINGS}
+
+
 def _bodies(thing: Thing) -> list[str]:
     """Every wording of the object itself."""
     color, shape = thing.color, thing.shape

@@ -10,9 +10,9 @@ import trimesh
 
 from benchmarks import measures_3d as measures
 from toybox import truth
-from toybox.captions import THINGS
+from toybox.captions import BY_CAPTION, THINGS
 
-CUBE = next(thing for thing in THINGS if thing.caption == "a red cube")
+CUBE = BY_CAPTION["a red cube"]
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import measures_3d, text_to_3d as bench, text_to_3d_page as page, trials_3d as trials
 from imaging.console import write_json
-from toybox.captions import THINGS
+from toybox.captions import BY_CAPTION
 
 VARY = ("system.guidance_type=lmc-guidance,sds-guidance", "system.guidance.guidance_scale=0,5")
 
@@ -34,7 +34,7 @@ def test_a_malformed_vary_is_refused(options):
 
 def test_core_prompts_cover_all_shapes_and_four_held_out_combinations():
     prompts = trials.read_prompts(trials.ROOT / "tests" / "data" / "prompts_core.txt")
-    things = [next(t for t in THINGS if t.caption == p) for p in prompts]
+    things = [BY_CAPTION[p] for p in prompts]
     assert len({t.shape for t in things}) == 12 and sum(t.held_out for t in things) == 4
     assert len({t.pattern for t in things}) == 5 and len({t.color for t in things}) == 8
 
@@ -90,6 +90,7 @@ def test_the_page_has_a_row_a_run_and_a_row_a_method(options, monkeypatch):
         fake_result(run, iou=i / 10, janus=0.25 if "bear" in run.prompt else None)
     frames = SimpleNamespace(rgb=np.full((page.FIGURE_VIEWS, 16, 16, 3), 0.5, np.float32))
     monkeypatch.setattr(measures_3d, "turntable", lambda trial, count: frames)
+    monkeypatch.setattr(measures_3d, "ambient_of", lambda trial: 0.4)
     text = page.write(options.out, options.out / "docs" / "page.md")
     rows = [line.split("|") for line in text.splitlines() if line.startswith("| dreamfusion")]
     assert len(rows) == 4 + 8
