@@ -19,7 +19,12 @@ class Estimate(NamedTuple):
     n: int
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.value:.3f} {self.interval}"
+
+    @property
+    def interval(self) -> str:
+        """The interval in words; a single value has none."""
+        return f"[{self.low:.3f}, {self.high:.3f}]" if np.isfinite(self.high - self.low) else "(one value)"
 
 
 def mean(values: Sequence[float], groups: Sequence | None = None, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:

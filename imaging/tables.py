@@ -78,7 +78,7 @@ def _flatten(row: Row) -> dict[str, Any]:
 
 def _latex_cell(value: Any) -> str:
     if isinstance(value, Estimate):
-        return rf"{value.value:.3f} {{\scriptsize [{value.low:.3f}, {value.high:.3f}]}}"
+        return rf"{value.value:.3f} {{\scriptsize {value.interval}}}"
     return "--" if value is None else _escape(_show(value))
 
 

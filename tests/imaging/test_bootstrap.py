@@ -35,6 +35,7 @@ def test_one_group_falls_back_to_single_values():
 def test_a_single_value_has_no_finite_interval():
     estimate = bootstrap.mean([0.3])
     assert estimate.value == 0.3 and (estimate.low, estimate.high) == (-np.inf, np.inf)
+    assert str(estimate) == "0.300 (one value)"
 
 
 def test_a_paired_difference_is_narrower_than_its_parts():
