@@ -42,6 +42,21 @@ def test_training_alternates_and_early_steps_show_albedo_only(scene):
         assert abs(draws.count(name) / len(draws) - share) < 0.03
 
 
+def test_unlit_steps_can_do_without_normals(scene):
+    lean = material(ambient_only_steps=10, normals_when_unlit=False)
+    wanted = []
+    for mode, step in ((True, 9), (True, 10), (False, 9)):
+        lean.train(mode).update_step(0, step)
+        wanted.append(lean.requires_normal)
+    assert wanted == [False, True, True]
+    lean.train().update_step(0, 0)
+    unlit = lean(features=scene["features"], positions=scene["positions"])
+    torch.testing.assert_close(unlit, lean.export(scene["features"])["albedo"])
+    usual = material(ambient_only_steps=10).train()
+    usual.update_step(0, 9)
+    assert usual.requires_normal  # threestudio's way: regularisers may want them
+
+
 def test_evaluation_is_lit_whatever_the_step(scene):
     lit = material().eval()
     lit.update_step(0, 0)

@@ -33,6 +33,7 @@ class DiffuseWithPointLightMaterial(BaseMaterial):
         albedo_activation: str = "sigmoid"
         soft_shading: bool = False  # draw the ambient share anew for each batch
         ambient_only_on_test: bool = False
+        normals_when_unlit: bool = True  # false: no normals in albedo-only training, where only regularisers use them
 
     cfg: Config
     requires_normal = True
@@ -46,13 +47,14 @@ class DiffuseWithPointLightMaterial(BaseMaterial):
     def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
         early = global_step < self.cfg.ambient_only_steps
         self.ambient_only = early if self.training else self.cfg.ambient_only_on_test
+        self.requires_normal = self.cfg.normals_when_unlit or not (self.training and self.ambient_only)
 
     def forward(
         self,
         features: Tensor,  # [..., Nf >= 3]
         positions: Tensor,  # [..., 3]
-        shading_normal: Tensor,  # [..., 3] unit length
-        light_positions: Tensor,  # [..., 3]
+        shading_normal: Optional[Tensor] = None,  # [..., 3] unit length, not needed for albedo
+        light_positions: Optional[Tensor] = None,  # [..., 3] likewise
         ambient_ratio: Optional[float] = None,  # of the light, instead of the configured colours
         shading: Optional[str] = None,  # one of SHADINGS, instead of chance
         **kwargs: Any,
