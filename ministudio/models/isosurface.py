@@ -6,7 +6,14 @@ from typing import Callable, Optional, Union
 
 import numpy as np
 import torch
-from scipy.ndimage import binary_dilation, maximum_filter, minimum_filter
+from scipy.ndimage import (
+    binary_closing,
+    binary_dilation,
+    binary_fill_holes,
+    binary_propagation,
+    maximum_filter,
+    minimum_filter,
+)
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from skimage.measure import marching_cubes
@@ -16,6 +23,7 @@ from ministudio.models.mesh import Mesh
 from ministudio.utils.errors import UserError
 
 Field = Callable[[Tensor], Tensor]  # points (N, 3) -> values (N, 1) or (N,)
+_PINHOLE = 2  # samples; half the width of a hole that does not count as an opening
 _CHUNK = 2**18  # points a call: small enough for any machine, large enough for full speed
 
 
@@ -38,7 +46,8 @@ def extract_mesh(
         coarse_to_fine: look at half the resolution first, then spend all samples on what is found there;
             a part thinner than two samples can be missed.
         outlier_faces: parts with fewer faces are dropped; an int counts faces, a float is a share of
-            the largest part; 0 keeps all. Walls of closed cavities, which nobody can see, go with them.
+            the largest part; 0 keeps all. Cavities, which nobody can see, go with them: closed ones, and
+            those behind holes of up to four samples.
 
     Returns:
         A watertight mesh, outward oriented, on the device of bbox.
@@ -56,7 +65,10 @@ def extract_mesh(
     else:
         values = _sample(field, _axes(bbox, resolution), chunk)
         level = _level(values, threshold)
-    vertices, faces = _marching_cubes(values, _level(values, level), bbox.cpu().numpy())
+    level = _level(values, level)
+    if outlier_faces > 0:
+        values = _without_cavities(values, level)
+    vertices, faces = _marching_cubes(values, level, bbox.cpu().numpy())
     if outlier_faces > 0:
         vertices, faces = _without_outliers(vertices, faces, outlier_faces)
     return Mesh(torch.from_numpy(vertices).to(bbox.device), torch.from_numpy(faces).to(bbox.device))
@@ -133,6 +145,15 @@ def _tight_box(inside: np.ndarray, bbox: Tensor) -> Tensor:
     ends = np.stack([low - margin, high + margin]) / (inside.shape[0] - 1)
     unit = torch.from_numpy(ends.clip(0.0, 1.0)).to(bbox)
     return bbox[0] + unit * (bbox[1] - bbox[0])
+
+
+def _without_cavities(values: np.ndarray, level: float) -> np.ndarray:
+    """Fill what is hollow: renders say nothing of the inside, so a density may well be a shell with a pinhole in it."""
+    inside = values > level
+    sealed = inside | binary_closing(inside, iterations=_PINHOLE)
+    filled = binary_fill_holes(sealed)
+    hollow = binary_propagation(filled & ~sealed, mask=filled & ~inside)
+    return np.where(hollow, np.median(values[inside]), values)
 
 
 def _marching_cubes(values: np.ndarray, level: float, bbox: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

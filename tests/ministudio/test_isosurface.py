@@ -85,6 +85,18 @@ def test_refinement_near_the_surface_gives_the_mesh_of_the_full_grid(amount: flo
     assert torch.equal(narrow.t_pos_idx, full.t_pos_idx) and torch.allclose(narrow.v_pos, full.v_pos, atol=1e-5)
 
 
+@pytest.mark.parametrize("mouth, solid", [(0.0, True), (0.04, True), (0.3, False)])
+def test_a_shell_is_filled_unless_it_is_open(mouth: float, solid: bool) -> None:
+    def shell(p: Tensor) -> Tensor:
+        wall = torch.minimum(ball(0.6)(p), -ball(0.45)(p))
+        return torch.where((p[:, 2:] > 0) & (p[:, :2].norm(dim=-1, keepdim=True) < mouth), -wall.abs(), wall)
+
+    mesh = as_trimesh(extract_mesh(shell, BOX, 64, 0.0))
+    full = 4 / 3 * np.pi * 0.6**3
+    assert mesh.is_watertight
+    assert mesh.volume == pytest.approx(full, rel=0.03) if solid else mesh.volume < 0.6 * full
+
+
 def test_outliers_and_walls_of_cavities_are_dropped() -> None:
     def hollow(p: Tensor) -> Tensor:
         return torch.minimum(ball(0.6)(p), -ball(0.3)(p))
