@@ -46,7 +46,7 @@ GRID = {
 Task = Literal["synthesis", "editing", "translation", "diversity"]
 TRANSLATION_SOURCE = "toybox:plain cube"
 TRANSLATION_TARGETS = tuple(f"a {{color}} {pattern} cube" for pattern in patterns.NAMES[1:])
-EDIT_RATE, EDIT_WHOLE = 0.005, 0.4
+EDIT_RATE, EDIT_WHOLE = 0.5, 0.4  # the learning rate of an edit, as a share of synthesis's; see Recipe.whole_share
 
 
 @dataclasses.dataclass
@@ -65,6 +65,8 @@ class Options(ModelOptions):
     """Seeds per test prompt; tuning uses one."""
     steps: int = 500
     """Adam steps of every image."""
+    learning_rate: float = 0.01
+    """Adam's for synthesis, pixels in [0, 1]; fewer steps need a higher one. Edits use half of it."""
     translator_steps: int = 3000
     """Training steps of every translation network."""
     translator_images: int = 600
@@ -151,9 +153,10 @@ class Bench:
     def run(self, cell: Cell) -> metrics.ImageSet:
         """Make the images of a cell, or read them if they are made."""
         side, editing = self.model.image_size, cell.task.startswith("editing")
-        recipe = Recipe(cell.omega, self.options.steps, fixed_noise=cell.fixed, noise_mix=0.5 if cell.fixed == "lmc" else 0.0)
+        recipe = Recipe(cell.omega, self.options.steps, self.options.learning_rate,
+                        fixed_noise=cell.fixed, noise_mix=0.5 if cell.fixed == "lmc" else 0.0)
         if editing:
-            recipe = dataclasses.replace(recipe, learning_rate=EDIT_RATE, whole_share=EDIT_WHOLE)
+            recipe = dataclasses.replace(recipe, learning_rate=EDIT_RATE * recipe.learning_rate, whole_share=EDIT_WHOLE)
         origin = {thing.caption: self._origin(thing, i, cell) for i, thing in enumerate(cell.things)} if editing else {}
         distillation = methods.build(cell.method, self.model, self.options.corrective, "")
         grey = torch.full((3, side, side), GREY)

@@ -156,7 +156,8 @@ def figure(findings: Findings, task: str) -> Tensor:
 
 
 def write(path: Path, findings: Findings) -> None:
-    """The page at `path`, figures in images/ beside it, tables as CSV and LaTeX in the output folder."""
+    """The page at `path` (see `tables.write_page`), figures in images/ beside it, tables as CSV and LaTeX in the
+    output folder."""
     parts = [_head(findings)]
     for task in findings.rows:
         image = path.parent / "images" / f"experiments_2d_{task}.png"
@@ -168,8 +169,7 @@ def write(path: Path, findings: Findings) -> None:
         parts += ["## Diversity, ten seeds", _table(findings, "diversity", _diversity_rows(findings))]
     answers = [{"claim": c.text, "measured": c.measure, "figure": c.figure, "verdict": c.verdict} for c in claims(findings)]
     parts += ["## The paper's claims", _table(findings, "claims", answers)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    tables.write_page(path, "\n\n".join(parts))
 
 
 def _table(findings: Findings, name: str, rows: list[tables.Row]) -> str:
@@ -189,10 +189,8 @@ def _diversity_rows(findings: Findings) -> list[tables.Row]:
 
 def _head(findings: Findings) -> str:
     o = findings.options
-    return f"""# The paper's 2D experiments on the embedded world
-
-Written by `benchmarks/experiments_2d.py`. {o.prompts} test prompts, {o.prompts // 3} of them combinations that no training
-caption names, {o.seeds} seeds each, {o.steps} Adam steps an image for every method; ω tuned per method on {o.tuning_prompts}
+    return f"""Written by `benchmarks/experiments_2d.py`. {o.prompts} test prompts, {o.prompts // 3} of them combinations that no training
+caption names, {o.seeds} seed(s) each, {o.steps} Adam steps an image for every method at a rate of {o.learning_rate}; ω tuned per method on {o.tuning_prompts}
 other prompts (best R-precision, then CLIP score). R-precision looks for the prompt among all {len(findings.by.pool)}
 captions of the world. Intervals are 95% bootstrap intervals over prompts. Fréchet distances are to the diffusion
 model's own samples of the same prompts. A claim is confirmed where the interval of its figure lies above zero,

@@ -49,6 +49,8 @@ MEASURES = {
     "saturated_truth": Measure("(truth)"), "detail": Measure("detail"), "detail_truth": Measure("(truth's detail)"),
 }
 
+COMPARED = ("r_precision", "iou", "chamfer", "normal_consistency", "color_error", "saturated", "detail", "janus")
+
 
 @dataclasses.dataclass
 class Options:
@@ -57,7 +59,10 @@ class Options:
     folder: tyro.conf.Positional[Path]
     """The sweep's folder."""
     docs: Path | None = None
-    """Also write the page here, its figures into images/ beside it."""
+    """Also write the page here, its figures into images/ beside it; in a page with the marks of
+    imaging.tables.write_page only what stands between them."""
+    against: str | None = None
+    """Method from which the others' paired differences are taken, as the tables name it; none: the first."""
 
 
 def method_of(result: dict[str, Any]) -> str:
@@ -95,6 +100,31 @@ def method_rows(found: Sequence[dict[str, Any]]) -> list[tables.Row]:
             row[m.heading] = round(estimate.value) if estimate and m.whole else estimate
         rows.append(row)
     return rows
+
+
+def pair_rows(found: Sequence[dict[str, Any]], against: str | None = None) -> list[tables.Row]:
+    """A row for each method but one: the mean of its difference from that one over the prompts and seeds of both.
+
+    against: the one, by name; None takes the first. Medians are not taken: the differences of pairs are averaged.
+    """
+    runs = {name: {(r["prompt"], r["seed"]): r for r in group} for name, group in by_method(found).items()}
+    against = against or next(iter(runs))
+    if against not in runs:
+        raise SystemExit(f"--against {against}: no such method; there are {'; '.join(runs)}")
+    rows = []
+    for name, mine in runs.items():
+        common = [key for key in mine if key in runs[against]] if name != against else []
+        if common:
+            row: tables.Row = {"method": f"{name} − {against}", "pairs": len(common)}
+            rows.append(row | {MEASURES[key].heading: _difference(key, mine, runs[against], common) for key in COMPARED})
+    return rows
+
+
+def _difference(key: str, a: dict, b: dict, common: Sequence[tuple[str, int]]) -> bootstrap.Estimate | None:
+    known = [pair for pair in common if a[pair].get(key) is not None and b[pair].get(key) is not None]
+    scale = MEASURES[key].scale
+    values = ([runs[pair][key] * scale for pair in known] for runs in (a, b))
+    return bootstrap.difference(*values, groups=[prompt for prompt, _ in known]) if known else None
 
 
 def figure(out: Path, found: Sequence[dict[str, Any]]) -> Tensor | None:
@@ -147,7 +177,7 @@ def omega_chart(found: Sequence[dict[str, Any]], path: Path) -> bool:
     return True
 
 
-def page(out: Path, images: Path) -> str:
+def page(out: Path, images: Path, against: str | None = None) -> str:
     """Markdown of everything under the folder; figures go to `images`."""
     found = [{**result, "folder": folder} for folder, result in results(out).items()]
     if not found:
@@ -156,6 +186,10 @@ def page(out: Path, images: Path) -> str:
     tables.write(out, "runs", rows)
     tables.write(out, "methods", methods)
     parts = ["95% bootstrap intervals over prompts; a Janus rate only where objects have a front.", tables.text(methods)]
+    pairs = tables.without_empty(pair_rows(found, against))
+    if pairs:
+        tables.write(out, "pairs", pairs)
+        parts += ["Means of paired differences, over the prompts and seeds that both have:", tables.text(pairs)]
     pictures.write_image(images / "text_to_3d.png", figure(out, found))
     parts.append(f"![Truth and methods, first seed, from the front and from behind]({images.name}/text_to_3d.png)")
     if omega_chart(found, images / "text_to_3d_omega.png"):
@@ -163,14 +197,14 @@ def page(out: Path, images: Path) -> str:
     return "\n\n".join([*parts, tables.text(rows)]) + "\n"
 
 
-def write(out: Path, docs: Path | None = None) -> str:
+def write(out: Path, docs: Path | None = None, against: str | None = None) -> str:
     """Tables, figures and the page beside the runs, and page and figures again at `docs`; returns the page."""
-    text = page(out, out / "images")
+    text = page(out, out / "images", against)
     (out / "page.md").write_text(text, encoding="utf-8")
     if docs is not None:
         images = docs.parent / "images"
         images.mkdir(parents=True, exist_ok=True)
-        docs.write_text(text, encoding="utf-8")
+        tables.write_page(docs, text)
         for picture in (out / "images").glob("*.png"):
             shutil.copy(picture, images)
     return text
@@ -178,7 +212,7 @@ def write(out: Path, docs: Path | None = None) -> str:
 
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
-    print(write(options.folder, options.docs))
+    print(write(options.folder, options.docs, options.against))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One table, three ways: text for the screen, CSV for programs, LaTeX for papers."""
+"""One table, three ways: text for the screen, CSV for programs, LaTeX for papers; and the page that holds it."""
 
 from __future__ import annotations
 
@@ -54,6 +54,20 @@ def write(folder: Path, name: str, rows: Sequence[Row]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for suffix, render in {"md": text, "csv": to_csv, "tex": latex}.items():
         (folder / f"{name}.{suffix}").write_text(render(rows).rstrip("\n") + "\n", encoding="utf-8")
+
+
+BEGIN, END = "<!-- written by a command: begin -->", "<!-- written by a command: end -->"
+
+
+def write_page(path: Path, text: str) -> None:
+    """Write text to `path`. In a page that holds a line BEGIN and a line END only what stands between them changes."""
+    old = path.read_text(encoding="utf-8") if path.is_file() else ""
+    before, begin, rest = old.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    body = text.strip("\n")
+    whole = f"{before}{BEGIN}\n\n{body}\n\n{END}{after}" if begin and end else f"{body}\n"
+    path.write_text(whole, encoding="utf-8")
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:

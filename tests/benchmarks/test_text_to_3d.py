@@ -93,13 +93,30 @@ def test_the_page_has_a_row_a_run_and_a_row_a_method(options, monkeypatch):
     monkeypatch.setattr(measures_3d, "ambient_of", lambda trial: 0.4)
     text = page.write(options.out, options.out / "docs" / "page.md")
     rows = [line.split("|") for line in text.splitlines() if line.startswith("| dreamfusion")]
-    assert len(rows) == 4 + 8
+    assert len(rows) == 4 + 3 + 8  # methods, their differences from the first, runs
     methods = {row[1].strip(): row for row in rows[:4]}
     lmc = methods["dreamfusion-lmc, guidance_type lmc-guidance, guidance_scale 0"]
     assert lmc[2].strip() == "2" and lmc[6].strip() == "0.200 [0.000, 0.400]" and lmc[7].strip() == "21"
     assert (options.out / "methods.csv").read_text().count("\n") == 5
     for name in ("text_to_3d.png", "text_to_3d_omega.png"):
         assert (options.out / "docs" / "images" / name).stat().st_size > 1000
+
+
+def test_pairs_are_compared_over_what_both_have(options):
+    options.seeds = 2
+    for i, run in enumerate(bench.plan(options)):
+        if not (run.prompt == "a green bear" and run.seed == 1 and "guidance_scale_5" in run.folder.name):
+            fake_result(run, iou=0.5 + 0.1 * (run.varied[1][1] == "5") + 0.01 * i, r_precision=0.25 * run.seed)
+    found = list(trials.results(options.out).values())
+    names = list(page.by_method(found))
+    rows = page.pair_rows(found, names[0])
+    assert [row["pairs"] for row in rows] == [3, 4, 3] and rows[0]["method"] == f"{names[1]} − {names[0]}"
+    ious = {name: {(r["prompt"], r["seed"]): r["iou"] for r in group} for name, group in page.by_method(found).items()}
+    steps = [value - ious[names[0]][key] for key, value in ious[names[1]].items()]
+    assert rows[0]["IoU"].value == pytest.approx(sum(steps) / 3) and rows[0]["R-precision"].value == 0
+    assert rows[0]["Janus"] is None
+    with pytest.raises(SystemExit, match="no such method; there are dreamfusion-lmc, guidance_type"):
+        page.pair_rows(found, "sds")
 
 
 def test_a_page_of_nothing_says_so(tmp_path):

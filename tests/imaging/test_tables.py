@@ -38,3 +38,16 @@ def test_columns_without_any_value_go():
 def test_files(tmp_path):
     tables.write(tmp_path / "new", "t", ROWS)
     assert {p.name for p in (tmp_path / "new").iterdir()} == {"t.md", "t.csv", "t.tex"}
+
+
+def test_a_page_with_marks_keeps_what_people_wrote(tmp_path):
+    page = tmp_path / "docs" / "page.md"
+    tables.write_page(page, "one\n")
+    assert page.read_text() == "one\n"
+    page.write_text(f"# Title\n\n{tables.BEGIN}\n{tables.END}\n\nWhy.\n")
+    for text in ("two\n", "three"):
+        tables.write_page(page, text)
+        assert page.read_text() == f"# Title\n\n{tables.BEGIN}\n\n{text.strip()}\n\n{tables.END}\n\nWhy.\n"
+    page.write_text(f"{tables.BEGIN} and no end\n")
+    tables.write_page(page, "four")
+    assert page.read_text() == "four\n"
