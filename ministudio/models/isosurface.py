@@ -152,8 +152,9 @@ def _without_cavities(values: np.ndarray, level: float) -> np.ndarray:
     inside = values > level
     sealed = inside | binary_closing(inside, iterations=_PINHOLE)
     filled = binary_fill_holes(sealed)
-    hollow = binary_propagation(filled & ~sealed, mask=filled & ~inside)
-    return np.where(hollow, np.median(values[inside]), values)
+    behind_pinholes = binary_propagation(filled & ~sealed, mask=filled & ~inside)
+    closed = binary_fill_holes(inside) & ~inside  # those that the closing fills, too
+    return np.where(behind_pinholes | closed, np.median(values[inside]), values)
 
 
 def _marching_cubes(values: np.ndarray, level: float, bbox: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -174,13 +175,11 @@ def _marching_cubes(values: np.ndarray, level: float, bbox: np.ndarray) -> tuple
 def _without_outliers(
     vertices: np.ndarray, faces: np.ndarray, min_faces: Union[int, float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Drop small parts, and parts that are turned inside out because they bound a cavity."""
+    """Drop small parts."""
     count = len(vertices)
     edges = coo_matrix((np.ones(2 * len(faces), bool), (faces[:, [0, 1]].ravel(), faces[:, [1, 2]].ravel())), (count, count))
     part = connected_components(edges, directed=False)[1][faces[:, 0]]
-    a, b, c = vertices[faces].astype(np.float64).transpose(1, 0, 2)
-    volume = np.bincount(part, np.einsum("ni,ni->n", a, np.cross(b, c)))
-    size = np.where(volume > 0, np.bincount(part, minlength=len(volume)), 0)
+    size = np.bincount(part)
     smallest = min_faces if isinstance(min_faces, int) else min_faces * size.max()
     kept = faces[(size >= min(max(smallest, 1), size.max()))[part]]
     used, compact = np.unique(kept, return_inverse=True)
