@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Callable, NamedTuple, Sequence
 
 import numpy as np
+from scipy import stats
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -60,7 +61,7 @@ def _percentile(
     if len(clusters) == 1:
         return Estimate(float(statistic(values)), -np.inf, np.inf, len(values))
     drawn = np.random.default_rng(seed).integers(len(clusters), size=(resamples, len(clusters)))
-    return Estimate(float(statistic(values)), *_quantiles(resampled(clusters, drawn)), len(values))
+    return Estimate(float(statistic(values)), *_quantiles(resampled(clusters, drawn), len(clusters)), len(values))
 
 
 def difference(
@@ -73,16 +74,19 @@ def difference(
 
 
 def basic(
-    statistic: Callable[[np.ndarray], float], rows: np.ndarray, seed: int = 0, resamples: int = 200
+    statistic: Callable[[np.ndarray], float], rows: np.ndarray, groups: Sequence | None = None, seed: int = 0,
+    resamples: int = 200,
 ) -> Estimate:
     """A non-negative statistic of rows (N, …), less its bias, with a basic (reversed percentile) bootstrap interval.
 
     For distances between distributions, which few rows bias upwards: resampling shows by how much, since it adds about
-    the same bias once more.
+    the same bias once more. groups: as in `mean`.
     """
     value, rng = statistic(rows), np.random.default_rng(seed)
-    drawn = np.array([statistic(rows[rng.integers(len(rows), size=len(rows))]) for _ in range(resamples)])
-    low, high = _quantiles(drawn)
+    members = [cluster.astype(int) for cluster in _clusters(np.arange(len(rows)), groups)]
+    choices = (rng.integers(len(members), size=len(members)) for _ in range(resamples))
+    drawn = np.array([statistic(rows[np.concatenate([members[i] for i in choice])]) for choice in choices])
+    low, high = _quantiles(drawn, len(members))
     return Estimate(*(max(0.0, 2 * value - q) for q in (drawn.mean(), high, low)), len(rows))
 
 
@@ -95,6 +99,12 @@ def _clusters(values: np.ndarray, groups: Sequence | None) -> list[np.ndarray]:
     return [values[[g == key for g in groups]] for key in keys]
 
 
-def _quantiles(values: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+def _quantiles(values: np.ndarray, clusters: int) -> tuple[float, float]:
+    """The ends of the interval: quantiles further out the fewer the clusters, so that few do not look certain.
+
+    The "expanded percentile interval" (Hesterberg 2015, What Teachers Should Know about the Bootstrap, 4.3): the
+    normal quantile of the level is replaced by Student's, times (n / (n - 1))^½.
+    """
+    far = stats.t.ppf((1 + LEVEL) / 2, clusters - 1) * np.sqrt(clusters / (clusters - 1))
+    low, high = np.quantile(values, stats.norm.cdf([-far, far]))
     return float(low), float(high)

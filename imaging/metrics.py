@@ -18,6 +18,7 @@ from .perceptual import Distance, pairwise
 from .tables import Row
 
 BATCH = 64
+COMPONENTS = 8  # of the Fréchet distance
 
 
 @dataclass
@@ -64,7 +65,7 @@ def measure(images: ImageSet, by: Yardstick) -> Row:
         "R-precision": estimate(r_precision(similarity, truth)),
         by.distance.name: None if images.sources is None else estimate(by.distance(images.images, images.sources)),
         **{name: estimate(values) for name, values in statistics.all_statistics(images.images).items()},
-        "Fréchet": None if by.samples is None else frechet_to_samples(features, by),
+        "Fréchet": None if by.samples is None else frechet_to_samples(features, groups, by),
         "diversity": diversity(images, by),
     }
 
@@ -90,12 +91,17 @@ def diversity(images: ImageSet, by: Yardstick) -> Estimate | None:
     return bootstrap.mean(values, None, by.seed) if values else None
 
 
-def frechet_to_samples(features: Tensor, by: Yardstick) -> Estimate | None:
-    """Fréchet distance of features (N, D) to those of the model's own samples, less its bias; None for one image."""
+def frechet_to_samples(features: Tensor, groups: Sequence[str], by: Yardstick) -> Estimate | None:
+    """Fréchet distance of features (N, D) to those of the model's own samples, less its bias; None for one image.
+
+    Taken in the samples' first principal components, as many as a hundred images or so can tell the covariance of;
+    in all D the bias would drown it. The samples are taken as given, the interval is over the prompts of the images.
+    """
     if len(features) < 2:
         return None
     true = torch.cat([by.judge.image_features(part) for part in by.samples.split(BATCH)]).cpu().double().numpy()
-    return bootstrap.basic(lambda rows: frechet(rows, true), features.double().numpy(), by.seed)
+    axes = np.linalg.svd(true - true.mean(0), full_matrices=False)[2][:COMPONENTS].T
+    return bootstrap.basic(lambda rows: frechet(rows, true @ axes), features.double().numpy() @ axes, groups, by.seed)
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:

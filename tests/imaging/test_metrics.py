@@ -1,5 +1,7 @@
 """Fréchet distances, retrieval and diversity where the answers are known; LPIPS on random weights in the real format."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -44,6 +46,19 @@ def test_frechet_of_draws_approaches_that_of_their_gaussians():
     a, b = rng.normal(size=(20_000, 3)), 2 * rng.normal(size=(20_000, 3)) + 1
     assert metrics.frechet(a, b) == pytest.approx(3 * (1 + 1), rel=0.03)
     assert metrics.frechet(a, a) == pytest.approx(0, abs=1e-9)
+
+
+def test_few_images_of_many_dimensions_are_no_further_from_samples_than_they_are():
+    """Alike sets give about zero, not the bias that 160 dimensions give; a set of half the spread does not."""
+    rng = np.random.default_rng(3)
+    spread, prompts = np.geomspace(1, 0.01, 160), [f"p{i // 3}" for i in range(72)]
+    shown = np.repeat(rng.normal(size=(24, 160)), 3, axis=0)  # what the prompts say
+    draw = lambda: (shown + 0.5 * rng.normal(size=(72, 160))) * spread  # noqa: E731
+    mine, true = draw(), torch.from_numpy(draw())
+    by = SimpleNamespace(judge=SimpleNamespace(image_features=lambda rows: rows), samples=true, seed=0)
+    alike, half = (metrics.frechet_to_samples(torch.from_numpy(rows), prompts, by) for rows in (mine, 0.5 * mine))
+    assert metrics.frechet(mine, true.numpy()) > 4 * alike.value and alike.low == 0
+    assert half.value > 2 * alike.value and half.low > 0
 
 
 def test_r_precision_counts_first_ranks():
