@@ -32,6 +32,7 @@ from imaging.options import ModelOptions, settings  # noqa: E402
 from imaging.session import Session  # noqa: E402
 from imaging.synthesis import GREY, Job, Optimisation, Recipe  # noqa: E402
 from imaging.translator import Translator, TranslatorSpec, load_translator, save_translator, translate  # noqa: E402
+from lmc_guidance import UserError  # noqa: E402
 from toybox import cameras, patterns, render, shapes  # noqa: E402
 from toybox.captions import HELD_OUT, THINGS, TRAINING, Thing  # noqa: E402
 
@@ -45,6 +46,7 @@ GRID = {
 }
 Task = Literal["synthesis", "editing", "translation", "diversity"]
 TRANSLATION_SOURCE = "toybox:plain cube"
+TRANSLATION_SHOWN = "a {color} cube"
 TRANSLATION_TARGETS = tuple(f"a {{color}} {pattern} cube" for pattern in patterns.NAMES[1:])
 EDIT_RATE, EDIT_WHOLE = 0.5, 0.4  # the learning rate of an edit, as a share of synthesis's; see Recipe.whole_share
 
@@ -111,8 +113,10 @@ class Cell(NamedTuple):
 def test_things(count: int) -> tuple[Thing, ...]:
     """A third held-out combinations, spread evenly over the world."""
     held = count // 3
-    spread = lambda things, n: [things[(i * len(things)) // n + i % 7] for i in range(n)]  # noqa: E731
-    return (*spread(TRAINING[:-7], count - held), *spread(HELD_OUT[:-7], held))
+    spread = lambda things, n: [things[(i * (len(things) - 7)) // n + i % 7] for i in range(n)]  # noqa: E731
+    if held > len(HELD_OUT) - 7:
+        raise UserError(f"--prompts {count}: a third of them would be held out, there are {len(HELD_OUT) - 7} to choose from")
+    return (*spread(TRAINING, count - held), *spread(HELD_OUT, held))
 
 
 def tuning_things(count: int, taken: Sequence[Thing]) -> tuple[Thing, ...]:
@@ -167,7 +171,7 @@ class Bench:
             start = [source_image(origin[job.prompt], side) if editing else grey for job in jobs]
             return Optimisation(distillation, recipe, jobs, torch.stack(start))
 
-        described = settings(self.model, recipe, cell.method, task=cell.task)
+        described = settings(distillation, recipe, cell.method, task=cell.task)
         session = Session(self.options.out / cell.name, described, cell.jobs, self.options.batch_size, film=False)
         session.open()
         images = session.run(make)
@@ -190,14 +194,15 @@ class Bench:
         """Train a translator with a method, or read it, and translate the held-out images to every target."""
         options, size = self.options, self.model.image_size
         data = sources.load(TRANSLATION_SOURCE, size, options.translator_images)
-        folder = options.out / "translation" / f"{method}-{omega:g}"
+        width, recipe = options.translator_width, translation.TranslationRecipe(omega, options.translator_steps)
+        folder = options.out / "translation" / f"{method}-{omega:g}-{recipe.steps}-{options.translator_images}-{width}"
+        distillation = methods.build(method, self.model, options.corrective, TRANSLATION_SHOWN)
+        translation.open_run(folder, settings(distillation, recipe, method))
         if not (folder / "translator.safetensors").is_file():
             torch.manual_seed(0)
-            width = options.translator_width
             network = Translator(TranslatorSpec(TRANSLATION_TARGETS, size, width, max_width=8 * width))
-            recipe = translation.TranslationRecipe(omega, options.translator_steps)
-            distillation = methods.build(method, self.model, options.corrective, "a plain cube")
-            module = translation.Translation(network, distillation, data, recipe)
+            shown = TRANSLATION_SHOWN if method == "dds" else None
+            module = translation.Translation(network, distillation, data, recipe, shown)
             if not translation.train(module, folder, device=self.model.device):
                 raise Interrupted("stopped while training a translator; the same command goes on from there")
             save_translator(folder / "translator.safetensors", network, {"method": method, "omega": omega})

@@ -61,7 +61,8 @@ def _level(model, x: Tensor, text, t: int, corrective: Corrective | None, source
     both = torch.cat([text.cond.expand(draws, -1, -1), text.uncond.expand(draws, -1, -1)])
     prediction = model.predict(torch.cat([z, z]), times.repeat(2), both)
     (eps_c, eps_u), x_hat = prediction.eps.chunk(2), prediction.x_hat.chunk(2)[0]
-    x_hat = x_hat.clamp(-1, 1) if model.space == "pixel" else x_hat
+    clips = model.space == "pixel" and (corrective is None or corrective.spec.clip_x_hat)
+    x_hat = x_hat.clamp(-1, 1) if clips else x_hat
     terms = {"cond": equations.cond(eps_c, eps_u), "proj": x - x_hat}
     b = None
     if corrective is not None:

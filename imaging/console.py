@@ -11,6 +11,7 @@ from typing import Any, Callable
 
 import torch
 import transformers
+from lmc_guidance import UserError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
@@ -19,7 +20,7 @@ class Interrupted(Exception):
 
 
 def run_tool(main: Callable[[], None]) -> None:
-    """Call a tool's main: user errors are one line and exit code 1, an interruption is exit code 130."""
+    """Call a tool's main: errors of the user and of the disk are one line and exit code 1, an interruption is 130."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     transformers.utils.logging.disable_progress_bar()  # "Loading weights" says nothing about the work
     try:
@@ -30,6 +31,11 @@ def run_tool(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
+    except OSError as error:  # a full disk, a folder that is none or may not be written to
+        if error.filename is None and error.errno is None:
+            raise
+        print(f"error: {error.strerror}: {error.filename or 'while writing'}", file=sys.stderr)
+        sys.exit(1)
     except Exception as error:
         if not getattr(error, "is_user_error", False):
             raise
@@ -42,8 +48,12 @@ class StopSignal:
 
     def __enter__(self) -> "StopSignal":
         self.raised = False
-        self._old = {s: signal.signal(s, self._raise) for s in (signal.SIGINT, signal.SIGTERM)}
+        self._old = self.listen()
         return self
+
+    def listen(self) -> dict[int, Any]:
+        """Take the signals (again, after another library has); returns what handled them before."""
+        return {s: signal.signal(s, self._raise) for s in (signal.SIGINT, signal.SIGTERM)}
 
     def _raise(self, *_: Any) -> None:
         self.raised = True
@@ -80,6 +90,14 @@ def save_state(path: Path, state: dict) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Indented JSON, whole or not at all."""
     replace_file(path, lambda file: file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()))
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The JSON object in `folder`/run.json; `UserError` if it is damaged."""
+    try:
+        return json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"'{folder / 'run.json'}' is damaged ({error}); delete it, or name another folder") from error
 
 
 def slug(text: str, length: int = 40) -> str:

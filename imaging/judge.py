@@ -12,6 +12,7 @@ from typing import Sequence
 
 import torch
 import torch.nn.functional as F
+from lmc_guidance.folder import download, is_hub_id
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -38,15 +39,22 @@ def text_features(model: PreTrainedModel, tokens: dict[str, Tensor]) -> Tensor:
     return F.normalize(model.text_projection(model.text_model(**tokens).pooler_output), dim=-1)
 
 
+def _local(name: str | Path) -> Path:
+    """The folder `name`, or a snapshot of the hub repository of that name."""
+    if Path(name).expanduser().is_dir() or not is_hub_id(name):
+        return Path(name).expanduser()
+    return download(str(name), ["*.json", "*.txt", "*.safetensors"], [])
+
+
 class Judge:
     """A frozen CLIP with its own tokenizer and pixel normalisation."""
 
     def __init__(self, folder: str | Path, device: str | torch.device = "cpu") -> None:
         from transformers import AutoModel, CLIPTokenizer
 
-        folder, self.device = Path(folder), torch.device(device)
+        folder, self.device = _local(folder), torch.device(device)
         if not (folder / "config.json").is_file():
-            raise JudgeError(f"no CLIP model in {folder}: run tools/build_toybox.py or name another folder")
+            raise JudgeError(f"no CLIP model in {folder}: run tools/build_toybox.py, or name a folder or a hub id 'owner/name'")
         if not (folder / "preprocessor_config.json").is_file():
             raise JudgeError(f"{folder} lacks preprocessor_config.json, which says how the model wants its pixels")
         self.model = AutoModel.from_pretrained(folder).to(self.device).eval().requires_grad_(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +26,8 @@ def build(
     edit shows, for `dds`. `UserError` for an unknown name, or if the method lacks what it needs.
     """
     if name == "lmc":
-        return LMCSDS(model, find_corrective(model, corrective))
+        b = find_corrective(model, corrective)
+        return LMCSDS(model, b, clip_x_hat=b.spec.clip_x_hat)
     if name == "dds":
         if source_prompt is None:
             raise UserError("dds compares with the source image's own prompt; name what it shows by --source-prompt")
@@ -35,6 +37,17 @@ def build(
     if name not in LABELS:
         raise UserError(f"no method is called '{name}'; choose one of {', '.join(LABELS)}")
     return {"sds": SDS, "cond": Cond, "ms-sds": MSSDS}[name](model)
+
+
+def corrective_code(distillation: Distillation) -> str | None:
+    """What tells a method's corrective from others, whatever file it came from; None for a method without one."""
+    corrective = getattr(distillation, "corrective", None)
+    if corrective is None:
+        return None
+    code = hashlib.sha256(repr(corrective.spec).encode())
+    for value in corrective.state_dict().values():
+        code.update(value.cpu().numpy().tobytes())
+    return code.hexdigest()[:16]
 
 
 def find_corrective(model: DiffusionModel, path: str | Path | None = None) -> Corrective:

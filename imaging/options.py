@@ -13,6 +13,7 @@ import torch
 from lmc_guidance import DiffusionModel, UserError
 from lmc_guidance.checkpoint import model_identity
 from lmc_guidance.diffusion import half_dtype
+from lmc_guidance.distillation import Distillation
 
 from . import methods
 from .console import slug
@@ -89,9 +90,11 @@ class OptimisationOptions(ModelOptions):
         return self.out if self.out is not None else ROOT / "outputs" / "2d" / f"{tool}-{method}-{slug(prompt, 24)}-{code}"
 
 
-def settings(model: DiffusionModel, recipe: Recipe, method: str, **more: Any) -> dict[str, Any]:
+def settings(distillation: Distillation, recipe: Recipe, method: str, **more: Any) -> dict[str, Any]:
     """Everything that decides a run's result, for its JSON."""
-    return {"method": method, **dataclasses.asdict(recipe), **more, "precision": str(model.dtype), "model": model_identity(model)}
+    model = distillation.model
+    made_with = {"corrective": methods.corrective_code(distillation), "precision": str(model.dtype), "model": model_identity(model)}
+    return {"method": method, **dataclasses.asdict(recipe), **more, **made_with}
 
 
 def pick_device(name: str) -> torch.device:

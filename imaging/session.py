@@ -56,8 +56,8 @@ class Session:
             for part in ("grid.png", "progress.mp4", "run.json"):
                 (self.folder / part).unlink(missing_ok=True)
         if record.is_file():
-            before = json.loads(record.read_text())
-            if before["settings"] != json.loads(json.dumps(self._identity())):
+            before = console.read_record(self.folder)
+            if before.get("settings") != json.loads(json.dumps(self._identity())):
                 raise UserError(f"'{self.folder}' holds a run with other settings; choose another --out, or --overwrite")
             self.seconds, self.log = before["seconds"], before["log"]
         elif self.folder.is_dir() and any(self.folder.iterdir()):

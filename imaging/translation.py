@@ -6,6 +6,7 @@ that is resumed ends in the same weights, bit by bit.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from dataclasses import dataclass
@@ -57,14 +58,19 @@ class Translation(pl.LightningModule):
     """A translator under training; the frozen diffusion model is no part of its weights."""
 
     def __init__(
-        self, network: Translator, distillation: Distillation, sources: Sources, recipe: TranslationRecipe
+        self, network: Translator, distillation: Distillation, sources: Sources, recipe: TranslationRecipe,
+        source_prompt: str | None = None,
     ) -> None:
+        """source_prompt: what the images show, for DDS; may name what is known of each, as targets may."""
         super().__init__()
         self.network, self.recipe = network, recipe
         self._distillation, self._sources = distillation, sources
         self._noise = NoiseSource(recipe.seed, recipe.fixed_noise, recipe.noise_mix)
         self._prompts = sources.prompts(network.spec.targets)
         self._text = embed(distillation.model, self._prompts)
+        shown = [source_prompt and sources.prompt(i, source_prompt) for i in range(len(sources.training))]
+        self._shown = {prompt: distillation.model.embed([prompt]) for prompt in set(shown) - {None}}
+        self._shown_in = shown  # by training image
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.network.parameters(), self.recipe.learning_rate)
@@ -95,6 +101,8 @@ class Translation(pl.LightningModule):
         prompts = [self._sources.prompt(int(i), targets[c]) for i, c in zip(index, classes)]
         rows = torch.tensor([self._prompts.index(prompt) for prompt in prompts], device=self._text.cond.device)
         text = TextPair(self._text.cond[rows], self._text.uncond[rows])
+        if self._shown:  # DDS
+            self._distillation.source = torch.cat([self._shown[self._shown_in[i]] for i in index])
         return self._sources.training[index].to(self.device), classes.to(self.device), text
 
     def _gradient(self, x: Tensor, original: Tensor, text: TextPair, step: int) -> Tensor:
@@ -112,6 +120,9 @@ class Keeper(pl.Callback):
     def __init__(self, folder: Path, every: int, stop: console.StopSignal, sources: Sources, advance=lambda n: None) -> None:
         self.folder, self.every, self.stop, self.sources, self.advance = folder, every, stop, sources, advance
 
+    def on_train_start(self, trainer: pl.Trainer, module: Translation) -> None:
+        self.stop.listen()  # Lightning has just set handlers of its own, which end the process unsaved
+
     def on_train_batch_end(self, trainer: pl.Trainer, module: Translation, *_: Any) -> None:
         step = trainer.global_step
         self.advance(step)
@@ -123,6 +134,13 @@ class Keeper(pl.Callback):
             os.replace(partial, self.folder / CHECKPOINT)
             picture = held_out_picture(module.network, self.sources.held_out[:8])
             pictures.write_image(self.folder / "previews" / f"{step:07d}.png", picture)
+
+
+def open_run(folder: Path, settings: dict[str, Any]) -> None:
+    """Write the run's settings, or check that the folder's run has the same ones."""
+    if (folder / "run.json").is_file() and console.read_record(folder) != json.loads(json.dumps(settings)):
+        raise UserError(f"'{folder}' holds a training with other settings; choose another --out")
+    console.write_json(folder / "run.json", settings)
 
 
 def held_out_picture(network: Translator, images: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ def make_set(options: Options, model, distillation, fixed: str, folder: Path) ->
     options = dataclasses.replace(options, fixed_noise=fixed)
     recipe, side = options.recipe(options.method), options.side(model)
     jobs = [Job(prompt, seed) for prompt in options.prompts for seed in options.seeds]
-    described = settings(model, recipe, options.method, size=side, corrective=options.corrective)
+    described = settings(distillation, recipe, options.method, size=side)
     session = Session(folder, described, jobs, options.batch_size)
     session.open(options.overwrite)
     return session.run(lambda batch: Optimisation(distillation, recipe, batch, torch.full((len(batch), 3, side, side), GREY)))
@@ -91,7 +91,8 @@ def main() -> None:
     distance = perceptual.JudgeDistance(judge) if options.lpips == "auto" else perceptual.LPIPS.load(cache, judge.device)
     model = options.load_model()
     distillation = methods.build(options.method, model, options.corrective)
-    described = settings(model, options.recipe(options.method), options.method, prompts=options.prompts, seeds=options.seeds)
+    recipe, side = options.recipe(options.method), options.side(model)
+    described = settings(distillation, recipe, options.method, size=side, prompts=options.prompts, seeds=options.seeds)
     folder = options.folder("diversity", options.method, described, options.prompts[0])
     kinds = {"fresh": "none", f"fixed ({options.fixed_noise})": options.fixed_noise}
     sets = {name: make_set(options, model, distillation, fixed, folder / fixed) for name, fixed in kinds.items()}

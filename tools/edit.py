@@ -59,7 +59,7 @@ def main() -> None:
     original = pictures.read_image(options.image, options.side(model))
     jobs = [Job(prompt, seed) for prompt in options.prompts for seed in options.seeds]
     described = settings(
-        model, recipe, options.method, size=original.shape[-1], corrective=options.corrective,
+        distillation, recipe, options.method, size=original.shape[-1],
         source_prompt=options.source_prompt, image=hashlib.sha256(pictures.to_bytes(original).numpy()).hexdigest(),
     )
     folder = options.folder("edit", options.method, {**described, "jobs": jobs}, options.prompts[0])

@@ -14,7 +14,6 @@ drawn over prompts with all their seeds. Writes evaluation.md, .csv and .tex to 
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 
@@ -24,7 +23,7 @@ import torch  # noqa: E402
 import tyro  # noqa: E402
 
 from imaging import metrics, perceptual, pictures, samples, tables  # noqa: E402
-from imaging.console import run_tool  # noqa: E402
+from imaging.console import read_record, run_tool  # noqa: E402
 from imaging.judge import Judge  # noqa: E402
 from imaging.methods import LABELS  # noqa: E402
 from imaging.options import ROOT, TOYBOX, ModelOptions, pick_device  # noqa: E402
@@ -43,7 +42,7 @@ class Options(ModelOptions):
     sources: Path | None = None
     """Folder with the originals of plain folders, under the same names."""
     judge: str = str(TOYBOX / "judge")
-    """CLIP in transformers' format: the embedded judge, or a folder of CLIP ViT-B/16."""
+    """CLIP in transformers' format: the embedded judge, or folder or hub id of CLIP ViT-B/16."""
     lpips: str = "auto"
     """AlexNet's weights for LPIPS, torchvision's file; auto: the judge's features instead; cache: torchvision's cache."""
     pool: str = "toybox"
@@ -58,7 +57,9 @@ def read_run(folder: Path, options: Options) -> metrics.ImageSet:
     """A folder as a set of images with their prompts and sources."""
     if not (folder / "run.json").is_file():
         return _read_plain(folder, options)
-    record = json.loads((folder / "run.json").read_text())
+    record = read_record(folder)
+    if "progress" not in record:
+        raise UserError(f"'{folder}' holds no run of tools/synthesize.py or edit.py; of a translator, name a folder of results")
     if record["progress"] != "done":
         raise UserError(f"the run in '{folder}' is not finished ({record['progress']}); repeat its command to go on")
     setting = record["settings"]

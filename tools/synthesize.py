@@ -47,7 +47,7 @@ def main() -> None:
     distillation = methods.build(options.method, model, options.corrective)
     jobs = [Job(prompt, seed) for prompt in options.prompts for seed in options.seeds]
     side = options.side(model)
-    described = settings(model, recipe, options.method, size=side, corrective=options.corrective)
+    described = settings(distillation, recipe, options.method, size=side)
     folder = options.folder("synthesize", options.method, {**described, "jobs": jobs}, options.prompts[0])
     session = Session(folder, described, jobs, options.batch_size)
     session.open(options.overwrite)

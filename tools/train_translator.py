@@ -12,7 +12,6 @@ saves; the same command goes on. The result is one file, OUT/translator.safetens
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import Literal
@@ -23,12 +22,11 @@ import torch  # noqa: E402
 import tyro  # noqa: E402
 
 from imaging import methods, sources  # noqa: E402
-from imaging.console import Interrupted, run_tool, slug, write_json  # noqa: E402
+from imaging.console import Interrupted, run_tool, slug  # noqa: E402
 from imaging.options import ROOT, ModelOptions  # noqa: E402
 from imaging.pictures import write_image  # noqa: E402
-from imaging.translation import Translation, TranslationRecipe, quiet_engine, train  # noqa: E402
+from imaging.translation import Translation, TranslationRecipe, open_run, quiet_engine, train  # noqa: E402
 from imaging.translator import Translator, TranslatorSpec, save_translator  # noqa: E402
-from lmc_guidance import UserError  # noqa: E402
 from lmc_guidance.checkpoint import model_identity  # noqa: E402
 
 
@@ -43,7 +41,7 @@ class Options(ModelOptions):
     method: Literal["sds", "lmc", "cond", "nfsd", "ms-sds", "dds"] = "lmc"
     """Gradient: lmc (the paper's), sds, cond, nfsd, ms-sds, dds."""
     source_prompt: str | None = None
-    """What the source images show; dds needs it."""
+    """What the source images show; dds needs it. May name {color}, {pattern}, {shape} too."""
     omega: float | None = None
     """Guidance weight ω; none: the method's customary one."""
     steps: int = 10_000
@@ -68,14 +66,6 @@ class Options(ModelOptions):
     """Folder of the run; none: outputs/2d/translator-METHOD-SOURCE."""
 
 
-def open_run(folder: Path, settings: dict) -> None:
-    """Write the run's settings, or check that the folder's run has the same ones."""
-    record = folder / "run.json"
-    if record.is_file() and json.loads(record.read_text()) != json.loads(json.dumps(settings)):
-        raise UserError(f"'{folder}' holds a training with other settings; choose another --out")
-    write_json(record, settings)
-
-
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     if not options.targets:
@@ -91,12 +81,13 @@ def main() -> None:
     images = sources.load(options.source, model.image_size, options.images)
     torch.manual_seed(options.seed)
     spec = TranslatorSpec(tuple(dict.fromkeys(options.targets)), model.image_size, options.width, max_width=8 * options.width)
-    module = Translation(Translator(spec), distillation, images, recipe)
+    module = Translation(Translator(spec), distillation, images, recipe, options.source_prompt)
     folder = options.out or ROOT / "outputs" / "2d" / f"translator-{options.method}-{slug(options.source)}"
     record = {
         "method": options.method, **dataclasses.asdict(recipe), "source": options.source, "targets": spec.targets,
         "training_images": len(images.training), "held_out": [images.names[i] for i in images.held_out_index],
-        "source_prompt": options.source_prompt, "model": model_identity(model),
+        "width": options.width, "source_prompt": options.source_prompt, "precision": str(model.dtype),
+        "corrective": methods.corrective_code(distillation), "model": model_identity(model),
     }
     open_run(folder, record)
     for i, image in zip(images.held_out_index, images.held_out):

@@ -77,13 +77,14 @@ def _snapshot(name: str, half: bool, text: bool) -> Path:
     attempts = [".fp16*.safetensors", "*.safetensors"] if half else ["*.safetensors"]
     for suffix in attempts:
         weights = [f"{part}/*{suffix}" for part in parts]
-        folder = _download(name, configs + weights, [] if "fp16" in suffix else ["*.fp16*", "*non_ema*"])
+        folder = download(name, configs + weights, [] if "fp16" in suffix else ["*.fp16*", "*non_ema*"])
         if any((folder / "unet").glob("*.safetensors")):
             return folder
     raise UserError(f"the hub repository '{name}' has no safetensors weights in unet/")
 
 
-def _download(name: str, allow: list, ignore: list) -> Path:
+def download(name: str, allow: list, ignore: list) -> Path:
+    """A hub repository's files of the patterns `allow` less those of `ignore`, as a local folder."""
     from huggingface_hub import snapshot_download
 
     try:

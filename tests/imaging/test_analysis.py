@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from imaging.analysis import analyse, gradient_picture, recovered_share
-from lmc_guidance import UserError
+from lmc_guidance import CorrectiveSpec, UserError
 from tests.plugin import gaussian
 
 
@@ -20,6 +20,7 @@ def exact_corrective(model):
     """b of the world, in the shape of a corrective."""
     def b(x, t, x_hat):
         return gaussian.exact_b(x, model.schedule.alpha(t), model.schedule.sigma(t))
+    b.spec = CorrectiveSpec("spectral", model.channels, model.num_timesteps, {}, "none", "captions", True)
     return b
 
 
