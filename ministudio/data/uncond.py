@@ -11,13 +11,14 @@ from typing import Any, Optional, Tuple
 
 import pytorch_lightning as pl
 import torch
+from omegaconf import ListConfig, OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import ministudio
 from ministudio.data import cameras
 from ministudio.utils.base import Updateable
-from ministudio.utils.config import ConfigError, parse_structured
+from ministudio.utils.config import ConfigError, parse_structured, whole
 
 _ENDLESS = 2**40  # see RandomCameraIterableDataset.__len__
 
@@ -26,7 +27,7 @@ _ENDLESS = 2**40  # see RandomCameraIterableDataset.__len__
 class RandomCameraDataModuleConfig:
     """Angles in degrees, lengths in the world's unit (the scene has radius about 1)."""
 
-    # height, width and batch_size: an int, or a list with one value per stage of resolution_milestones
+    # height, width and batch_size: an int for all stages of resolution_milestones, or a list with one value for each
     height: Any = 64
     width: Any = 64
     batch_size: Any = 1
@@ -54,8 +55,10 @@ class RandomCameraDataModuleConfig:
     rays_d_normalize: bool = True
 
 
-def _stages(value: Any) -> list[int]:
-    return [value] if isinstance(value, int) else [int(v) for v in value]
+def _list(key: str, value: Any) -> list[Any]:
+    if not isinstance(value, (list, tuple, ListConfig)):
+        raise ConfigError(key, f"must be a list in brackets, not {value}")
+    return list(value)
 
 
 class RandomCameraIterableDataset(IterableDataset, Updateable):
@@ -63,21 +66,20 @@ class RandomCameraIterableDataset(IterableDataset, Updateable):
 
     def __init__(self, cfg: RandomCameraDataModuleConfig) -> None:
         self.cfg = cfg
-        self.stages = list(zip(_stages(cfg.height), _stages(cfg.width), _stages(cfg.batch_size)))
-        self.milestones = [int(step) for step in cfg.resolution_milestones]
-        self._check()
+        milestones = _list("resolution_milestones", cfg.resolution_milestones)
+        self.milestones = [whole("resolution_milestones", step, at_least=0) for step in milestones]
+        self.stages = list(zip(*(self._stages(name) for name in ("height", "width", "batch_size"))))
+        if cfg.light_sample_strategy not in ("dreamfusion", "magic3d"):
+            raise ConfigError("light_sample_strategy", "is dreamfusion or magic3d")
         self.update_step(0, 0)
 
-    def _check(self) -> None:
-        n = len(self.milestones) + 1
-        for name in ("height", "width", "batch_size"):
-            values = _stages(self.cfg[name])
-            if len(values) != n:
-                raise ConfigError(name, f"has {len(values)} values, resolution_milestones ask for {n}")
-            if min(values) < 1:
-                raise ConfigError(name, f"must be at least 1, not {min(values)}")
-        if self.cfg.light_sample_strategy not in ("dreamfusion", "magic3d"):
-            raise ConfigError("light_sample_strategy", "is dreamfusion or magic3d")
+    def _stages(self, name: str) -> list[int]:
+        """A value for each stage; a single one counts for all."""
+        n, value = len(self.milestones) + 1, self.cfg[name]
+        values = list(value) if isinstance(value, ListConfig) else [value] * n
+        if len(values) != n:
+            raise ConfigError(name, f"has {len(values)} values, resolution_milestones ask for {n}")
+        return [whole(name, v) for v in values]
 
     def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
         stage = bisect.bisect_right(self.milestones, global_step)
@@ -129,10 +131,10 @@ class RandomCameraDataset(Dataset):
 
     def __init__(self, cfg: RandomCameraDataModuleConfig, split: str) -> None:
         self.cfg = cfg
-        if split == "val":
-            self.azimuth = torch.linspace(0, 360.0, cfg.n_val_views + 1)[:-1]
-        else:
-            self.azimuth = torch.linspace(0, 360.0, cfg.n_test_views)
+        n = whole(f"n_{split}_views", cfg[f"n_{split}_views"], at_least=0)
+        for name in ("eval_height", "eval_width", "eval_batch_size"):
+            whole(name, cfg[name])
+        self.azimuth = torch.linspace(0, 360.0, n + 1)[:-1] if split == "val" else torch.linspace(0, 360.0, n)
 
     def __len__(self) -> int:
         return len(self.azimuth)
@@ -177,7 +179,10 @@ class RandomCameraDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         return self._eval_loader(self.test_dataset)
 
-    predict_dataloader = test_dataloader
+    def predict_dataloader(self) -> DataLoader:
+        """The test views, or one of them where there is no turntable: Lightning exports nothing without a batch."""
+        views = max(1, len(self.test_dataset))
+        return self._eval_loader(RandomCameraDataset(OmegaConf.merge(self.cfg, {"n_test_views": views}), "test"))
 
     def _eval_loader(self, dataset: RandomCameraDataset) -> DataLoader:
         # an own generator: a loader's start must not move the global random stream

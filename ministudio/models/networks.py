@@ -14,7 +14,7 @@ from ministudio.models.encodings.hash_grid import HashGrid
 from ministudio.models.encodings.progressive import ProgressiveBandFrequency, ProgressiveBandHashGrid
 from ministudio.models.encodings.spherical_harmonics import SphericalHarmonics
 from ministudio.utils.base import Updateable
-from ministudio.utils.config import ConfigError, config_to_primitive
+from ministudio.utils.config import ConfigError, config_to_primitive, whole
 from ministudio.utils.errors import did_you_mean
 from ministudio.utils.ops import get_activation
 
@@ -63,7 +63,7 @@ class VanillaMLP(nn.Module):
 
     def __init__(self, n_input_dims: int, n_output_dims: int, config: dict[str, Any]) -> None:
         super().__init__()
-        widths = [n_input_dims] + [int(config["n_neurons"])] * int(config["n_hidden_layers"])
+        widths = [n_input_dims] + [config["n_neurons"]] * config["n_hidden_layers"]
         layers: list[nn.Module] = []
         for n_in, n_out in zip(widths, widths[1:]):
             layers += [nn.Linear(n_in, n_out, bias=False), nn.ReLU(inplace=True)]
@@ -87,9 +87,10 @@ def get_mlp(n_input_dims: int, n_output_dims: int, config: Any) -> VanillaMLP:
     otype = config.get("otype")
     if otype not in _MLPS:
         raise ConfigError("otype", f'there is no network "{otype}"{did_you_mean(str(otype), _MLPS)}')
-    for key in ("n_neurons", "n_hidden_layers"):
+    for key, least in (("n_neurons", 1), ("n_hidden_layers", 0)):
         if key not in config:
             raise ConfigError(key, "is missing: the network needs it")
+        config[key] = whole(key, config[key], least)
     if otype != "VanillaMLP":
         ministudio.info(f"{otype} is a kernel of tinycudann: a VanillaMLP of the same size takes its place")
     return VanillaMLP(n_input_dims, n_output_dims, config)

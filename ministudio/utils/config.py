@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from inspect import signature
-from typing import Any, Optional
+from typing import Any, Optional, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -36,6 +37,19 @@ def within(prefix: str) -> Iterator[None]:
         yield
     except ConfigError as error:
         raise ConfigError(f"{prefix}.{error.key}", error.problem) from None
+
+
+def whole(key: str, value: Any, at_least: float = 1) -> int:
+    """The value of a key that counts something.
+
+    Raises:
+        ConfigError: not a whole number, or a smaller one than `at_least`.
+    """
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or value != value // 1 or value < at_least:
+        least = f", at least {at_least}" if math.isfinite(at_least) else ""
+        raise ConfigError(key, f"must be a whole number{least}, not {value}")
+    return int(value)
 
 
 def _positive(value: Any) -> bool:
@@ -200,10 +214,29 @@ def parse_structured(Config: type, cfg: Any = None) -> Any:
     for key in cfg:
         if key not in known:
             raise ConfigError(str(key), f"unknown key{did_you_mean(str(key), known)}")
+    hints = get_type_hints(Config)
+    for key, value in cfg.items():
+        if isinstance(value, (list, tuple, dict, ListConfig, DictConfig)):
+            _check_container(str(key), hints[str(key)], value)
     try:
         return OmegaConf.structured(Config(**cfg))
     except OmegaConfBaseException as error:
         raise _from_omegaconf(error) from None
+
+
+def _check_container(key: str, hint: Any, value: Any) -> None:
+    """omegaconf takes a list or a mapping as it is, whatever the type of the field. A list for a float is a schedule."""
+    numbers = isinstance(value, (list, tuple, ListConfig)) and all(isinstance(v, (int, float)) for v in value)
+    if get_origin(hint) is tuple:
+        n = len(get_args(hint))
+        if not numbers or len(value) != n:
+            raise ConfigError(key, f"must be {n} numbers in brackets, not {value}")
+        return
+    kinds = set(get_args(hint) if get_origin(hint) is Union else [hint]) - {type(None)}
+    if kinds <= {int, bool, str, float} and not (float in kinds and numbers):
+        raise ConfigError(key, f"must be a single value, not {value}")
+    if dict in kinds and not isinstance(value, (dict, DictConfig)):
+        raise ConfigError(key, f"must be a block of keys and values, not {value}")
 
 
 def config_to_primitive(config: Any, resolve: bool = True) -> Any:
@@ -212,6 +245,6 @@ def config_to_primitive(config: Any, resolve: bool = True) -> Any:
 
 
 def dump_config(path: str, config: Any) -> None:
-    """Write a configuration as YAML, interpolations resolved."""
+    """Write a configuration as YAML; interpolations that are not resolved yet stay."""
     with open(path, "w", encoding="utf-8") as file:
         OmegaConf.save(config=config, f=file)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 from torch.optim import Optimizer, lr_scheduler
 
-from ministudio.utils.config import ConfigError, config_to_primitive
+from ministudio.utils.config import ConfigError, config_to_primitive, whole, within
 from ministudio.utils.errors import did_you_mean
 
 
@@ -47,12 +50,27 @@ def parse_scheduler(cfg: Any, optimizer: Optimizer) -> dict[str, Any]:
 
 
 def _scheduler(cfg: Any, optimizer: Optimizer) -> Any:
-    if cfg.name not in ("SequentialLR", "ChainedScheduler"):
+    name = cfg.get("name")
+    if name not in ("SequentialLR", "ChainedScheduler"):
         return _build(lr_scheduler, cfg, optimizer)
-    parts = [_scheduler(part, optimizer) for part in cfg.schedulers]
-    if cfg.name == "ChainedScheduler":
+    blocks = _list(cfg, "schedulers", of="{name, args}")
+    if not all(isinstance(block, Mapping) for block in blocks):
+        raise ConfigError("schedulers", f"must be a list of {{name, args}}, not {blocks}")
+    with within("schedulers"):
+        parts = [_scheduler(block, optimizer) for block in blocks]
+    if name == "ChainedScheduler":
         return lr_scheduler.ChainedScheduler(parts)
-    return lr_scheduler.SequentialLR(optimizer, parts, milestones=list(cfg.milestones))
+    milestones = [whole("milestones", step, at_least=-math.inf) for step in _list(cfg, "milestones", of="steps")]
+    if len(milestones) != len(parts) - 1:
+        raise ConfigError("milestones", f"must be one fewer than the {len(parts)} schedulers, not {len(milestones)}")
+    return lr_scheduler.SequentialLR(optimizer, parts, milestones=milestones)
+
+
+def _list(cfg: Any, key: str, of: str) -> list[Any]:
+    value = _plain(cfg).get(key)
+    if not isinstance(value, list) or not value:
+        raise ConfigError(key, f"must be a list of {of}: {cfg.get('name')} needs it")
+    return value
 
 
 def _build(library: Any, cfg: Any, *leading: Any) -> Any:
@@ -68,4 +86,5 @@ def _build(library: Any, cfg: Any, *leading: Any) -> Any:
 
 
 def _plain(block: Any) -> dict[str, Any]:
-    return config_to_primitive(block) if block else {}
+    """A block of the configuration, which may be absent, as a dict."""
+    return config_to_primitive(block) if OmegaConf.is_config(block) else block or {}

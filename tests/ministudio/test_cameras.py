@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from ministudio.data import cameras
 from ministudio.data.uncond import RandomCameraDataModule
@@ -106,10 +107,35 @@ def test_the_evaluation_circle():
     torch.testing.assert_close(views[0]["camera_positions"].norm(), torch.tensor(1.5))
 
 
+def test_a_single_size_counts_for_all_stages():
+    dataset = RandomCameraDataModule({"batch_size": 3, "height": [4, 8], "width": 6, "resolution_milestones": [10]}).train_dataset
+    shapes = []
+    for step in (0, 10):
+        dataset.update_step(0, step)
+        shapes.append(tuple(dataset.sample()["rays_o"].shape))
+    assert shapes == [(3, 4, 6, 3), (3, 8, 6, 3)]
+
+
+def test_the_export_has_a_batch_to_run_with_even_without_a_turntable():
+    data = RandomCameraDataModule({"n_test_views": 0, "n_val_views": 0, "eval_height": 2, "eval_width": 2})
+    assert (len(data.test_dataloader()), len(data.val_dataloader()), len(data.predict_dataloader())) == (0, 0, 1)
+
+
 @pytest.mark.parametrize("config, message", [
-    ({"height": [8, 16]}, "height: has 2 values"), ({"batch_size": 0}, "batch_size: must be at least 1"),
+    ({"height": [8, 16]}, "^height: has 2 values, resolution_milestones ask for 1"),
+    ({"batch_size": 0}, "^batch_size: must be a whole number, at least 1, not 0"),
+    ({"batch_size": 2.5}, "^batch_size: must be a whole number.* not 2.5"),
+    ({"height": "abc"}, "^height: must be a whole number.* not abc"),
+    ({"width": [8, "b"], "resolution_milestones": [2]}, "^width: must be a whole number.* not b"),
+    ({"resolution_milestones": 150}, "^resolution_milestones: must be a list in brackets, not 150"),
+    ({"resolution_milestones": ["x"]}, "^resolution_milestones: must be a whole number"),
+    ({"n_test_views": -1}, "^n_test_views: must be a whole number, at least 0"),
+    ({"eval_height": 0}, "^eval_height: must be"),
+    ({"fovy_range": [40]}, r"^fovy_range: must be 2 numbers in brackets, not \[40\]"),
+    ({"elevation_range": [0, "a"]}, "^elevation_range: must be 2 numbers"),
     ({"light_sample_strategy": "sun"}, "light_sample_strategy"), ({"heigth": 3}, "did you mean height"),
 ])  # fmt: skip
-def test_mistakes(config, message):
+@pytest.mark.parametrize("kind", [dict, OmegaConf.create])  # as a test writes it, as a YAML file gives it
+def test_mistakes(config, message, kind):
     with pytest.raises(ConfigError, match=message):
-        RandomCameraDataModule(config)
+        RandomCameraDataModule(kind(config))

@@ -1,12 +1,12 @@
 """From YAML and command line to a checked configuration."""
 
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any, Optional, Tuple
 
 import pytest
 from omegaconf import ListConfig, OmegaConf
 
-from ministudio.utils.config import ConfigError, load_config, parse_structured, within
+from ministudio.utils.config import ConfigError, load_config, parse_structured, whole, within
 from ministudio.utils.errors import UserError
 from ministudio.utils.misc import C
 
@@ -95,6 +95,7 @@ class Example:
     name: Optional[str] = None
     anything: Any = None
     block: dict = field(default_factory=dict)
+    pair: Tuple[float, float] = (0, 1)
 
 
 def test_values_are_converted_or_refused():
@@ -103,6 +104,22 @@ def test_values_are_converted_or_refused():
     for bad in ({"count": 3.5}, {"ratio": "x"}, {"count": None}):
         with pytest.raises(ConfigError, match=next(iter(bad))):
             parse_structured(Example, OmegaConf.create(bad))
+
+
+@pytest.mark.parametrize("bad", [
+    {"count": [3]}, {"count": {"a": 1}}, {"name": [1]}, {"ratio": ["a"]}, {"ratio": {"a": 1}}, {"pair": [1]},
+    {"pair": [1, "a"]}, {"pair": {"a": 1}}, {"pair": 3}, {"block": [1]}, {"block": 3},
+], ids=str)  # fmt: skip
+def test_a_list_or_a_mapping_is_checked_too(bad):
+    with pytest.raises(ConfigError, match=f"^{next(iter(bad))}: "):
+        parse_structured(Example, OmegaConf.create(bad))
+
+
+def test_counts():
+    assert whole("n", 3) == 3 and whole("n", 4.0) == 4 and whole("n", 0, at_least=0) == 0
+    for bad in ("3", 2.5, True, None, 0, float("nan"), float("inf"), [1]):
+        with pytest.raises(ConfigError, match="^n: must be a whole number, at least 1, not "):
+            whole("n", bad)
 
 
 def test_a_schedule_may_stand_for_a_float():

@@ -6,6 +6,8 @@ import torch
 from ministudio.models.encodings.hash_grid import hash_encode
 from ministudio.models.encodings.layout import GridLayout
 from ministudio.models.encodings.reference import hash_encode_reference
+from ministudio.models.networks import get_encoding, get_mlp
+from ministudio.utils.config import ConfigError
 
 LAYOUT = GridLayout(n_levels=5, n_features_per_level=2, log2_hashmap_size=9, base_resolution=4, per_level_scale=1.7)
 
@@ -60,3 +62,25 @@ def test_gradients_are_the_same_bits_every_time():
         (hash_encode(x, params, LAYOUT, 5) * cotangent).sum().backward()
         grads.append((x.grad, params.grad))
     assert all(torch.equal(a, b) for a, b in zip(*grads))
+
+
+BAND = {"otype": "ProgressiveBandHashGrid", "start_level": 1, "start_step": 0, "update_steps": 1}
+
+
+@pytest.mark.parametrize("config, message", [
+    ({"otype": "HashGrid", "n_levels": "two"}, "^n_levels: must be a whole number, at least 1, not two"),
+    ({"otype": "HashGrid", "base_resolution": 2.5}, "^base_resolution: must be a whole number"),
+    ({"otype": "HashGrid", "per_level_scale": "x"}, "^per_level_scale: must be a positive number, not x"),
+    ({**BAND, "start_step": "soon"}, "^start_step: must be a whole number"),
+    ({**BAND, "update_steps": 0}, "^update_steps: must be a whole number, at least 1"),
+    ({"otype": "Frequency", "n_frequencies": "x"}, "^n_frequencies: must be"),
+    ({"otype": "SphericalHarmonics", "degree": "x"}, "^degree: must be"),
+])  # fmt: skip
+def test_a_wrong_value_is_named(config, message):
+    with pytest.raises(ConfigError, match=message):
+        get_encoding(3, config)
+
+
+def test_a_network_without_a_number_is_named():
+    with pytest.raises(ConfigError, match="^n_neurons: must be a whole number, at least 1, not many"):
+        get_mlp(3, 1, {"otype": "VanillaMLP", "n_neurons": "many", "n_hidden_layers": 1})

@@ -1,6 +1,8 @@
 """Compositing: kernels against the reference, and against the closed form of a constant density."""
 
 import math
+import sys
+import types
 
 import pytest
 import torch
@@ -41,6 +43,13 @@ def test_opacity_of_a_slab_of_constant_density(sigma):
     rays = torch.zeros(4, dtype=torch.int64)
     weights = compositing.render_weights(torch.full((4,), sigma), edges[:-1], edges[1:], rays, 1)
     assert weights.sum().item() == pytest.approx(1 - math.exp(-sigma), rel=1e-5)
+
+
+def test_no_compiler_is_needed_where_the_kernels_do_not_run(monkeypatch):
+    """nerfacc's wheel compiles itself at first use: on a device that is no CPU it must not even be asked."""
+    monkeypatch.setitem(sys.modules, "nerfacc", types.ModuleType("nerfacc"))  # without a spec, without a function
+    density, _, starts, ends, rays = (tensor.to("meta") for tensor in _packed())
+    assert compositing.render_weights(density, starts, ends, rays, R).shape == density.shape
 
 
 def test_no_samples_give_empty_pixels_and_no_nan():

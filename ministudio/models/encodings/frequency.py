@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ministudio.utils.config import whole
+
 
 class Frequency(nn.Module):
     """otype Frequency: x (N, D) in [0, 1] to sin(2^k pi x) and cos(2^k pi x), (N, 2 D K).
@@ -16,7 +18,7 @@ class Frequency(nn.Module):
 
     def __init__(self, n_input_dims: int, config: dict[str, Any]) -> None:
         super().__init__()
-        self.n_frequencies = int(config.get("n_frequencies", 12))
+        self.n_frequencies = whole("n_frequencies", config.get("n_frequencies", 12))
         self.n_input_dims, self.n_output_dims = n_input_dims, n_input_dims * 2 * self.n_frequencies
 
     def forward(self, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ministudio.utils.config import ConfigError
+from ministudio.utils.config import ConfigError, whole
 from ministudio.utils.errors import did_you_mean
 
 PRIMES = (1, 2654435761, 805459861)  # of the spatial hash, eq. 4; one per axis
@@ -44,10 +44,11 @@ class GridLayout:
         for key, only in (("type", "Hash"), ("interpolation", "Linear"), ("hash", "CoherentPrime")):
             if config.get(key, only) != only:
                 raise ConfigError(key, f'only "{only}" is supported, not "{config[key]}"')
-        for key in known:
-            if key in config and not config[key] > 0:
-                raise ConfigError(key, f"must be positive, not {config[key]}")
-        return cls(**{key: config[key] for key in known if key in config})
+        counts = {key: whole(key, config[key]) for key in known if key in config and key != "per_level_scale"}
+        scale = config.get("per_level_scale", cls.per_level_scale)
+        if not isinstance(scale, (int, float)) or not scale > 0:
+            raise ConfigError("per_level_scale", f"must be a positive number, not {scale}")
+        return cls(**counts, per_level_scale=scale)
 
     @property
     def n_output_dims(self) -> int:

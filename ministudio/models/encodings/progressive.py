@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ministudio.models.encodings.hash_grid import HashGrid
 from ministudio.utils.base import Updateable
-from ministudio.utils.config import ConfigError
+from ministudio.utils.config import ConfigError, whole
 
 
 class ProgressiveBandHashGrid(HashGrid, Updateable):
@@ -19,12 +19,11 @@ class ProgressiveBandHashGrid(HashGrid, Updateable):
     """
 
     def __init__(self, n_input_dims: int, config: dict[str, Any]) -> None:
-        for key in ("start_level", "start_step", "update_steps"):
+        band = {"start_level": 0, "start_step": 0, "update_steps": 1}  # each with its least value
+        for key, least in band.items():
             if key not in config:
                 raise ConfigError(key, "is missing: ProgressiveBandHashGrid needs it")
-        if not config["update_steps"] > 0:
-            raise ConfigError("update_steps", f"must be positive, not {config['update_steps']}")
-        band = {key: config[key] for key in ("start_level", "start_step", "update_steps")}
+            band[key] = whole(key, config[key], least)
         super().__init__(n_input_dims, {key: value for key, value in config.items() if key not in band})
         self.start_level, self.start_step, self.update_steps = band.values()
         self.current_level = 0
@@ -43,8 +42,8 @@ class ProgressiveBandFrequency(nn.Module, Updateable):
 
     def __init__(self, n_input_dims: int, config: dict[str, Any]) -> None:
         super().__init__()
-        self.n_frequencies = int(config.get("n_frequencies", 12))
-        self.n_masking_step = int(config.get("n_masking_step", 0))
+        self.n_frequencies = whole("n_frequencies", config.get("n_frequencies", 12))
+        self.n_masking_step = whole("n_masking_step", config.get("n_masking_step", 0), at_least=0)
         self.n_input_dims, self.n_output_dims = n_input_dims, n_input_dims * 2 * self.n_frequencies
         weights = torch.ones(self.n_frequencies) if self.n_masking_step <= 0 else torch.zeros(self.n_frequencies)
         self.register_buffer("weights", weights, persistent=False)

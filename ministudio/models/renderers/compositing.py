@@ -2,14 +2,12 @@
 
     alpha_i = 1 - exp(-sigma_i delta_i),   T_i = exp(-sum_{j<i} sigma_j delta_j),   w_i = T_i alpha_i
 
-Samples are packed, ordered by ray and distance. CPU: numba kernels. CUDA: nerfacc where it is
-installed, otherwise the plain-torch reference.
+Samples are packed, ordered by ray and distance. CPU: numba kernels. CUDA: the plain-torch reference
+(nerfacc's wheel holds no kernels: it compiles them at first use, where there is a compiler).
 """
 
 from __future__ import annotations
 
-import importlib.util
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,11 +16,6 @@ from numba import njit, prange
 from torch import Tensor
 
 _JIT = dict(parallel=True, cache=True, nogil=True, error_model="numpy")
-
-
-@lru_cache
-def _has_nerfacc() -> bool:
-    return importlib.util.find_spec("nerfacc") is not None
 
 
 def render_weights(
@@ -35,10 +28,6 @@ def render_weights(
     """Share w (N,) of each sample in its pixel; differentiable with respect to density."""
     if density.device.type == "cpu":
         return _Weights.apply(density.float(), t_ends - t_starts, ray_bounds(ray_indices, n_rays))
-    if _has_nerfacc() and len(density):
-        import nerfacc
-
-        return nerfacc.render_weight_from_density(t_starts, t_ends, density, ray_indices=ray_indices, n_rays=n_rays)[0]
     return render_weights_reference(density, t_starts, t_ends, ray_indices, n_rays)
 
 
