@@ -211,6 +211,8 @@ class BaseLift3DSystem(BaseSystem):
 
     def on_predict_start(self) -> None:
         self.exporter = self.build("exporter", **self._scene())
+        if self._exports_video:
+            self.on_test_start()
 
     def predict_step(self, batch: Any, batch_idx: int) -> None:
         if self._exports_video:

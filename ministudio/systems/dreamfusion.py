@@ -86,6 +86,9 @@ class DreamFusion(BaseLift3DSystem):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self._save_view(f"it{self.true_global_step}-{int(batch['index'][0])}.png", self(batch))
 
+    def on_test_start(self) -> None:
+        self.remove_img_sequence(f"it{self.true_global_step}-test")
+
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self._save_view(f"it{self.true_global_step}-test/{int(batch['index'][0])}.png", self(batch))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import shutil
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -87,15 +89,50 @@ def _write_on(image: np.ndarray, texts: Sequence[str]) -> np.ndarray:
 
 
 def write_video(path: Union[str, Path], frames: Sequence[Path], fps: int) -> None:
-    """Images as H.264 (yuv420p, which every player takes) or, by extension, GIF; sides made even."""
-    is_gif = str(path).endswith(".gif")
+    """Images as H.264 (yuv420p, which every player takes) or, by extension, GIF; sides made even.
+
+    The file is whole or absent, an older one stays until then.
+
+    Raises:
+        OSError: it could not be written; ffmpeg does not say why, and a full disk is the likely reason.
+    """
+    path = Path(path)
+    partial = path.with_name(f"{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        _encode(partial, frames, fps)
+        if path.suffix == ".mp4" and not _is_whole_mp4(partial.read_bytes()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _is_whole_mp4(data: bytes) -> bool:
+    """Boxes from end to end, the index (moov), which is written last, among them."""
+    offset, names = 0, set()
+    while offset + 8 <= len(data):
+        size, name = struct.unpack_from(">I4s", data, offset)
+        if size < 8:
+            return False
+        offset += size
+        names.add(name)
+    return offset == len(data) and b"moov" in names
+
+
+def _encode(path: Path, frames: Sequence[Path], fps: int) -> None:
+    is_gif = path.suffix == ".gif"
     codec = {} if is_gif else {"codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 1, "quality": 8}
     timing = {"duration": 1000 / fps, "loop": 0} if is_gif else {"fps": fps}
-    with imageio.get_writer(path, **timing, **codec) as writer:
-        for frame in frames:
-            image = imageio.imread(frame)
-            h, w = image.shape[:2]
-            writer.append_data(np.pad(image, ((0, h % 2), (0, w % 2), (0, 0)), mode="edge"))
+    try:
+        with imageio.get_writer(path, **timing, **codec) as writer:
+            for frame in frames:
+                image = imageio.imread(frame)
+                h, w = image.shape[:2]
+                writer.append_data(np.pad(image, ((0, h % 2), (0, w % 2), (0, 0)), mode="edge"))
+    except OSError as error:
+        if error.errno is not None or is_gif:
+            raise
+        path.touch()  # ffmpeg went away: what it left is no video, as the caller will see
 
 
 def write_atomically(path: Union[str, Path], data: bytes) -> None:
@@ -120,6 +157,7 @@ class SaverMixin:
 
     def set_save_dir(self, save_dir: str) -> None:
         self._save_dir = save_dir
+        self.saved: dict[str, None] = {}  # the paths of this run, in order
 
     def get_save_dir(self) -> str:
         if self._save_dir is None:
@@ -130,6 +168,7 @@ class SaverMixin:
         """Path below the save folder, its folder made."""
         path = os.path.join(self.get_save_dir(), filename)
         os.makedirs(os.path.dirname(path), exist_ok=True)
+        self.saved[path] = None
         return path
 
     def save_image(self, filename: str, image: np.ndarray) -> str:
@@ -161,12 +200,20 @@ class SaverMixin:
         """See image_grid; name and step are for wandb in threestudio and have no use here."""
         return self.save_image(filename, image_grid(imgs, align, texts))
 
+    def _sequence(self, img_dir: str, matcher: str) -> list[Path]:
+        found = [(re.fullmatch(matcher, p.name), p) for p in Path(self.get_save_dir(), img_dir).glob("*")]
+        return [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
+
+    def remove_img_sequence(self, img_dir: str, matcher: str = r"(\d+)\.png") -> None:
+        """So that the frames of an earlier video, of other number or size, do not get into the next."""
+        for path in self._sequence(img_dir, matcher):
+            path.unlink(missing_ok=True)
+
     def save_img_sequence(
         self, filename: str, img_dir: str, matcher: str = r"(\d+)\.png", save_format: str = "mp4", fps: int = 30
     ) -> str:
         """A video of the images of a folder below the save folder, in the order of the number in `matcher`."""
-        found = [(re.fullmatch(matcher, p.name), p) for p in Path(self.get_save_dir(), img_dir).iterdir()]
-        frames = [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
+        frames = self._sequence(img_dir, matcher)
         if not frames:
             raise ValueError(f"{img_dir} holds no image that matches {matcher}")
         path = self.get_save_path(filename if filename.endswith(save_format) else f"{filename}.{save_format}")

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 
 import imageio.v2 as imageio
 import numpy as np
@@ -65,6 +66,41 @@ def test_an_mp4_is_h264_yuv420p(saver):
     path = saver.save_img_sequence("video", "frames")
     meta = next(imageio_ffmpeg.read_frames(path))
     assert meta["codec"] == "h264" and meta["pix_fmt"].startswith("yuv420p")
+
+
+def test_a_video_that_does_not_fit_is_an_error_and_keeps_the_old_one(saver):
+    """A limit on the size of files ends ffmpeg as a full disk does: in silence."""
+    for i in range(3):
+        saver.save_rgb_image(f"frames/{i}.png", torch.rand(64, 64, 3))
+    path = saver.save_img_sequence("video", "frames")
+    before = open(path, "rb").read()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            saver.save_img_sequence("video", "frames")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == path
+    assert open(path, "rb").read() == before and sorted(os.listdir(saver.get_save_dir())) == ["frames", "video.mp4"]
+
+
+def test_a_video_cut_anywhere_is_seen_to_be_cut(saver):
+    saver.save_rgb_image("frames/0.png", torch.rand(16, 16, 3))
+    data = open(saver.save_img_sequence("video", "frames"), "rb").read()
+    assert saving._is_whole_mp4(data)
+    assert not any(saving._is_whole_mp4(data[:n]) for n in (0, 7, 40, len(data) // 2, len(data) - 1))
+
+
+def test_ffmpeg_that_goes_away_is_an_error(saver, monkeypatch):
+    def gone(*args, **kwargs):
+        raise OSError("[Errno 32] Broken pipe\n\nFFMPEG COMMAND: ...")  # as imageio-ffmpeg says it, without a number
+
+    monkeypatch.setattr(saving.imageio, "get_writer", gone)
+    saver.save_rgb_image("frames/0.png", torch.rand(16, 16, 3))
+    with pytest.raises(OSError) as caught:
+        saver.save_img_sequence("video", "frames")
+    assert caught.value.errno == errno.ENOSPC and os.listdir(saver.get_save_dir()) == ["frames"]
 
 
 def test_a_file_is_whole_or_absent(saver, monkeypatch):
