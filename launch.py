@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from pathlib import Path
 
 EXAMPLES = """examples:
@@ -12,10 +13,10 @@ EXAMPLES = """examples:
     python launch.py --config configs/dreamfusion-lmc.yaml --train system.prompt_processor.prompt="a red cube"
   any value of the configuration can be changed by its dotted name:
     ... --train trainer.max_steps=800 seed=1 data.batch_size=2
-  continue a run that was stopped, in the same folder:
-    python launch.py --config TRIAL/configs/parsed.yaml --train resume=TRIAL/ckpts/last.ckpt
+  continue a run that was stopped, in the same folder, or one that is done for longer (then add trainer.max_steps=600):
+    python launch.py --config TRIAL/configs/config.yaml --train resume=TRIAL/ckpts/last.ckpt
   export again, another way:
-    python launch.py --config TRIAL/configs/parsed.yaml --export resume=TRIAL/ckpts/last.ckpt system.exporter.fmt=obj-mtl
+    python launch.py --config TRIAL/configs/config.yaml --export resume=TRIAL/ckpts/last.ckpt system.exporter.fmt=obj-mtl
 
 results: TRIAL is outputs/<name>/<tag>@<time>; look into TRIAL/save. Plugins are read from custom/."""
 
@@ -47,6 +48,7 @@ def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def main(argv: list[str]) -> int:
+    began = time.monotonic()
     args, overrides = parse_arguments(argv)
     if args.gpu is not None:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", args.gpu)
@@ -54,7 +56,7 @@ def main(argv: list[str]) -> int:
         from ministudio.launcher import launch  # only now: --help does not wait for torch
     except KeyboardInterrupt:
         return 130
-    return launch(args, overrides, root=Path(__file__).resolve().parent)
+    return launch(args, overrides, root=Path(__file__).resolve().parent, began=began)
 
 
 if __name__ == "__main__":

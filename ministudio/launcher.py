@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
+import math
+import shlex
 import shutil
 import sys
 import time
@@ -19,32 +21,48 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import ministudio
 from ministudio.utils import callbacks
-from ministudio.utils.config import ConfigError, ExperimentConfig, config_to_primitive, dump_config, load_config, within
+from ministudio.utils.config import (
+    ConfigError,
+    ExperimentConfig,
+    config_to_primitive,
+    dump_config,
+    load_config,
+    merge_config,
+    whole,
+    within,
+)
 from ministudio.utils.errors import Interrupted, UserError, did_you_mean, is_user_error
-from ministudio.utils.misc import get_rank, load_checkpoint, set_device
+from ministudio.utils.misc import first_line, get_rank, load_checkpoint, set_device
 from ministudio.utils.plugins import load_plugins
 from ministudio.utils.progress import ProgressReport
+
+_CONFIG = "configs/config.yaml"  # of a trial: as given, so that what depends on trainer.max_steps still does
+_SET_HERE = ("callbacks", "inference_mode", "logger", "plugins")  # options of Lightning's Trainer
 
 # what the operating system says when the place to write to is the problem, not the program
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EFBIG}
 
 
-def launch(args: argparse.Namespace, overrides: Sequence[str], root: Path) -> int:
+def launch(args: argparse.Namespace, overrides: Sequence[str], root: Path, began: float | None = None) -> int:
     """Run what the command line asks for; returns the exit status.
 
     Args:
         args: config (paths), mode ("train", "validate", "test", "export"), device, gpu, verbose.
         overrides: `key=value` words.
         root: the folder whose `custom` holds plugins, besides the current one.
+        began: time.monotonic() of the command's start, to count the imports too; now, if not given.
     """
+    began = time.monotonic() if began is None else began
     _set_up_logging(args.verbose)
     stop = callbacks.StopOnSignal()
     try:
         with stop.installed():
             Run(args, overrides, root, stop).start()
+            ministudio.info("done in %.0f s", time.monotonic() - began)
         return 0
     except BaseException as error:
         return report(error, args.verbose)
@@ -90,12 +108,11 @@ class Run:
     """The configured objects of one launch."""
 
     def __init__(self, args: argparse.Namespace, overrides: Sequence[str], root: Path, stop: pl.Callback) -> None:
-        self.began = time.monotonic()
         self.mode = args.mode
         self.device = set_device(args.device)
         load_plugins([root, Path.cwd()])
         n_gpus = len(args.gpu.split(",")) if self.device.type == "cuda" and args.gpu else 1
-        self.yamls = args.config
+        self.yamls, self.overrides = args.config, overrides
         self.cfg: ExperimentConfig = load_config(*args.config, cli_args=overrides, n_gpus=n_gpus)
         self._check()
         pl.seed_everything(self.cfg.seed + get_rank(), workers=True, verbose=False)
@@ -113,8 +130,10 @@ class Run:
     # --- checks before any work ------------------------------------------------------------------
 
     def _check(self) -> None:
-        if self.mode == "train" and int(self.cfg.trainer.get("max_steps", -1)) < 1:
+        steps = self.cfg.trainer.get("max_steps", -1)
+        if self.mode == "train" and steps in (-1, None):
             raise UserError("trainer.max_steps is missing: say how long to train, for example trainer.max_steps=400")
+        whole("trainer.max_steps", steps, at_least=1 if self.mode == "train" else -math.inf)
         starts = [self.cfg.resume, self.cfg.system.get("weights"), (self.cfg.system.get("geometry") or {}).get("weights")]
         if self.mode != "train" and not any(starts):
             raise UserError(f"--{self.mode} needs a trained model: add resume=TRIAL/ckpts/last.ckpt")
@@ -138,31 +157,32 @@ class Run:
     # --- the trainer -----------------------------------------------------------------------------
 
     def _trainer(self, stop: pl.Callback) -> pl.Trainer:
-        options = {"enable_model_summary": False, **_known_options(self.cfg.trainer, pl.Trainer, "trainer")}
+        options = {"enable_model_summary": False, **_known_options(self.cfg.trainer, pl.Trainer, "trainer", _SET_HERE)}
         if self.device.type == "cpu" and str(options.get("precision", "32")) not in ("32", "32-true", "64", "64-true"):
             ministudio.info("precision %s is for GPUs: this run uses 32 bits", options.pop("precision"))
         if self.device.type == "cuda":
             options |= {"accelerator": "gpu", "devices": self.cfg.n_gpus if self.cfg.n_gpus > 1 else [self.device.index]}
         else:
             options |= {"accelerator": "cpu", "devices": 1}
-        plugins = [callbacks.AtomicCheckpointIO()]
+        io = callbacks.AtomicCheckpointIO()
         extra = [stop] + ([ProgressReport()] if options.get("enable_progress_bar", True) else [])
-        if self.mode != "train":
-            return pl.Trainer(**options, inference_mode=False, callbacks=extra, logger=False, plugins=plugins)
-        loggers = [TensorBoardLogger(self.folder, name="tb_logs"), CSVLogger(self.folder, name="csv_logs")]
-        extra += self._training_callbacks()
-        return pl.Trainer(**options, inference_mode=False, callbacks=extra, logger=loggers, plugins=plugins)
+        loggers: Any = False
+        if self.mode == "train":
+            loggers = [TensorBoardLogger(self.folder, name="tb_logs"), CSVLogger(self.folder, name="csv_logs")]
+            extra += self._training_callbacks(io)
+        options |= {"inference_mode": False, "callbacks": extra, "logger": loggers, "plugins": [io]}
+        return _build("trainer", pl.Trainer, options)
 
-    def _training_callbacks(self) -> list[pl.Callback]:
+    def _training_callbacks(self, io: callbacks.AtomicCheckpointIO) -> list[pl.Callback]:
         folder = str(self.folder / "ckpts")
-        options = {"save_last": True, **_known_options(self.cfg.checkpoint, ModelCheckpoint, "checkpoint")}
+        options = {"save_last": True, **_known_options(self.cfg.checkpoint, ModelCheckpoint, "checkpoint", ["dirpath"])}
         options |= {"dirpath": folder, "enable_version_counter": False}
         return [
             callbacks.RandomState(),
             callbacks.FiniteGradients(),
-            callbacks.LastCheckpoint(folder),
+            callbacks.LastCheckpoint(folder, io),
             LearningRateMonitor("step"),
-            ModelCheckpoint(**options),
+            _build("checkpoint", ModelCheckpoint, options),
         ]
 
     # --- the work --------------------------------------------------------------------------------
@@ -173,14 +193,24 @@ class Run:
             self._write_trial_folder()
             ministudio.info("training on %s into %s", self.device, self.folder)
             self.trainer.fit(self.system, self.data, ckpt_path=resume)
-            self.trainer.test(self.system, self.data, verbose=False)
-            self.trainer.predict(self.system, self.data, return_predictions=False)
+            self._present()
         elif self.mode == "export":
             self.trainer.predict(self.system, self.data, return_predictions=False, ckpt_path=resume)
         else:
             run = self.trainer.validate if self.mode == "validate" else self.trainer.test
             run(self.system, self.data, ckpt_path=resume, verbose=False)
         self._print_results()
+
+    def _present(self) -> None:
+        """Turntable and mesh of what was trained just now."""
+        try:
+            self.trainer.test(self.system, self.data, verbose=False)
+            self.trainer.predict(self.system, self.data, return_predictions=False)
+        except (Interrupted, OSError):  # the model is there: nobody has to train again
+            config, checkpoint = (shlex.quote(str(self.folder / part)) for part in (_CONFIG, "ckpts/last.ckpt"))
+            ministudio.warn("trained and saved: --test makes the video, --export the mesh, both with")
+            ministudio.warn("  --config %s resume=%s", config, checkpoint)
+            raise
 
     def _write_trial_folder(self) -> None:
         """What a later reader needs to know of this run: its configuration and command."""
@@ -189,17 +219,18 @@ class Run:
         raw = self.folder / "configs" / "raw.yaml"
         if not (raw.exists() and raw.samefile(self.yamls[0])):
             shutil.copyfile(self.yamls[0], raw)
+        given = merge_config(*self.yamls, cli_args=self.overrides)
+        given.timestamp = self.cfg.timestamp or None
+        dump_config(str(self.folder / _CONFIG), given)
         dump_config(str(self.folder / "configs" / "parsed.yaml"), self.cfg)
-        (self.folder / "cmd.txt").write_text(" ".join(["python", *sys.argv]) + "\n", encoding="utf-8")
+        (self.folder / "cmd.txt").write_text(shlex.join(["python", *sys.argv]) + "\n", encoding="utf-8")
 
     def _print_results(self) -> None:
-        """Where to look: the newest video and meshes."""
-        save = self.folder / "save"
-        step = self.system.true_global_step
-        results = [*save.glob(f"it{step}-test.mp4"), *sorted(save.glob(f"it{step}-export/*"))]
-        for path in results or [save]:
+        """Where to look: the video and meshes, or the views of validation, that this command wrote."""
+        wanted = ("it*-*.png",) if self.mode == "validate" else ("it*-test.mp4", "it*-export/*")
+        written = [Path(path) for path in self.system.saved]
+        for path in [path for path in written if any(path.match(pattern) for pattern in wanted)] or [self.folder / "save"]:
             print(path)
-        ministudio.info("done in %.0f s", time.monotonic() - self.began)
 
 
 def _find(key: str, name: str) -> type:
@@ -211,10 +242,20 @@ def _find(key: str, name: str) -> type:
         raise ConfigError(key, str(error)) from None
 
 
-def _known_options(block: Any, cls: type, where: str) -> dict[str, Any]:
-    """A block of the configuration as arguments of a Lightning class."""
+def _known_options(block: Any, cls: type, where: str, set_here: Sequence[str]) -> dict[str, Any]:
+    """A block of the configuration as arguments of a Lightning class, none of them one that is set here."""
     known = list(signature(cls.__init__).parameters)[1:]
     for key in block:
         if key not in known:
             raise ConfigError(f"{where}.{key}", f"unknown key{did_you_mean(key, known)}")
+        if key in set_here:
+            raise ConfigError(f"{where}.{key}", "is set by the launcher: leave it out")
     return config_to_primitive(block)
+
+
+def _build(where: str, cls: type, options: dict[str, Any]) -> Any:
+    """An object of Lightning; what it says of a bad option, in one line."""
+    try:
+        return cls(**options)
+    except (TypeError, ValueError, MisconfigurationException) as error:
+        raise ConfigError(where, f"{cls.__name__} refuses it: {first_line(error)}") from error

@@ -14,7 +14,7 @@ from ministudio.utils import misc
 from ministudio.utils.base import Updateable, update_end_if_possible, update_if_possible
 from ministudio.utils.config import ConfigError, parse_structured, within
 from ministudio.utils.errors import NotFinite
-from ministudio.utils.optimizers import parse_optimizer, parse_scheduler
+from ministudio.utils.optimizers import parse_optimizer, parse_scheduler, replay_scheduler
 from ministudio.utils.saving import SaverMixin
 
 
@@ -87,6 +87,14 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
 
     def on_train_start(self) -> None:
         self._update_train_dataset()
+        if self.resumed:
+            self._replay_schedules()
+
+    def _replay_schedules(self) -> None:
+        """A run that continues for longer follows its own schedule, not the finished one of the checkpoint."""
+        for known in self.trainer.lr_scheduler_configs:
+            n = self.global_step if known.interval == "step" else self.current_epoch
+            known.scheduler = replay_scheduler(self.cfg.scheduler, known.scheduler.optimizer, n)
 
     def _update_train_dataset(self) -> None:
         """Before a batch is drawn, not after: so that views and sizes belong to the step that uses them."""

@@ -24,16 +24,31 @@ from ministudio.utils.saving import write_atomically
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints that are whole or absent, read without running code from them."""
+    """Checkpoints that are whole or absent, read without running code from them.
+
+    `steps` knows the step of every file that this run has written or read, the latest last.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: dict[str, int] = {}
+
+    def _note(self, path: Any, checkpoint: dict[str, Any]) -> None:
+        key = os.path.realpath(path)
+        self.steps.pop(key, None)
+        self.steps[key] = checkpoint["global_step"]
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, buffer.getbuffer())
+        self._note(path, checkpoint)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", **kwargs: Any) -> dict[str, Any]:
-        return load_checkpoint(str(path), map_location or "cpu")
+        checkpoint = load_checkpoint(str(path), map_location or "cpu")
+        self._note(path, checkpoint)
+        return checkpoint
 
 
 class RandomState(Callback):
@@ -43,6 +58,8 @@ class RandomState(Callback):
         self.loaded: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
+        if self.loaded is not None:  # stopped before the first step of a resumed run
+            return self.loaded
         kind, keys, *rest = np.random.get_state()
         return {
             "python": random.getstate(),
@@ -86,42 +103,46 @@ class FiniteGradients(Callback):
 class LastCheckpoint(Callback):
     """Keeps `last.ckpt` the newest good state, also when a run ends early, by whatever cause."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, io: AtomicCheckpointIO) -> None:
         self.path = os.path.join(folder, "last.ckpt")
-        self.saved_step = 0
+        self.io = io
         self.fitting = False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.fitting = True
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.saved_step = trainer.global_step  # what was resumed exists already
-
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
-        self.saved_step = trainer.global_step
+    def _is_current(self, trainer: pl.Trainer) -> bool:
+        return self.io.steps.get(os.path.realpath(self.path)) == trainer.global_step and os.path.exists(self.path)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.global_step > self.saved_step or not os.path.exists(self.path):
+        if not trainer.strategy.broadcast(self._is_current(trainer)):  # all processes save, or none
             trainer.save_checkpoint(self.path)
         self.fitting = False
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if not self.fitting or trainer.global_step == 0:
             return
-        if isinstance(exception, OSError):
-            return  # the disk is what failed; the file of before is still whole
-        if not all(torch.isfinite(p).all() for p in pl_module.parameters()):
-            return
+        if isinstance(exception, OSError) or getattr(exception, "halfway", False):
+            self._point_to_older()  # the disk is what failed, or the state is between two steps
+        elif all(torch.isfinite(p).all() for p in pl_module.parameters()):
+            self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
         try:
-            if trainer.global_step > self.saved_step:
+            if not self._is_current(trainer):
                 trainer.save_checkpoint(self.path)
             ministudio.warn("step %d is saved: continue with resume=%s", trainer.global_step, self.path)
         except Exception as error:  # must not hide the exception that is being handled
             ministudio.warn("could not save %s: %s", self.path, first_line(error))
 
+    def _point_to_older(self) -> None:
+        """The checkpoint that this run wrote last, or began with."""
+        for path, step in list(self.io.steps.items())[-1:]:
+            ministudio.warn("what came after step %d is lost: continue with resume=%s", step, path)
+
 
 class StopOnSignal(Callback):
-    """Ctrl-C and SIGTERM end the run between two training steps, never inside one."""
+    """Ctrl-C and SIGTERM end the run between two training steps; inside one only when asked twice."""
 
     def __init__(self) -> None:
         self.in_step = False
@@ -144,7 +165,7 @@ class StopOnSignal(Callback):
             self._stop(number)
 
     def _stop(self, number: int) -> None:
-        raise Interrupted(f"stopped by {'Ctrl-C' if number == signal.SIGINT else 'SIGTERM'}")
+        raise Interrupted(f"stopped by {'Ctrl-C' if number == signal.SIGINT else 'SIGTERM'}", halfway=self.in_step)
 
     def on_train_batch_start(self, *args: Any) -> None:
         self.in_step = True

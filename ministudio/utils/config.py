@@ -125,18 +125,31 @@ def _as_file_name(tag: str, limit: int = 150) -> str:
     return tag.replace("/", "_").replace("\0", "_").encode()[:limit].decode(errors="ignore")
 
 
-def load_config(
-    *yamls: str, cli_args: Sequence[str] = (), from_string: bool = False, **kwargs: Any
-) -> ExperimentConfig:
-    """Merge YAML files (or texts), then `a.b=value` words, then kwargs; resolve and check.
+def merge_config(*yamls: str, cli_args: Sequence[str] = (), from_string: bool = False) -> DictConfig:
+    """YAML files (or texts), then `a.b=value` words, with their interpolations.
 
     Raises:
-        UserError: unreadable file, bad YAML or word, missing value, unknown top-level key.
+        UserError: unreadable file, bad YAML or word.
     """
     parts = [_parse_yaml(text) if from_string else _read_yaml(text) for text in yamls]
     parts += [_parse_word(word) for word in cli_args]
     try:
-        cfg = OmegaConf.merge(*parts, kwargs)
+        return OmegaConf.merge(*parts)
+    except OmegaConfBaseException as error:
+        raise _from_omegaconf(error) from None
+
+
+def load_config(
+    *yamls: str, cli_args: Sequence[str] = (), from_string: bool = False, **kwargs: Any
+) -> ExperimentConfig:
+    """merge_config, then kwargs; resolve and check.
+
+    Raises:
+        UserError: unreadable file, bad YAML or word, missing value, unknown top-level key.
+    """
+    cfg = merge_config(*yamls, cli_args=cli_args, from_string=from_string)
+    try:
+        cfg = OmegaConf.merge(cfg, kwargs)
         missing = list(_missing(OmegaConf.to_container(cfg)))
         if missing:
             raise UserError(f"{missing[0]} is missing: add {missing[0]}={_example(missing[0])}")

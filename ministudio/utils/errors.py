@@ -33,4 +33,8 @@ class NotFinite(UserError):
 
 
 class Interrupted(UserError):
-    """The user, or the system, asked the run to end."""
+    """The user, or the system, asked the run to end; `halfway` if inside a step, whose state is good for nothing."""
+
+    def __init__(self, message: str, halfway: bool = False) -> None:
+        super().__init__(message)
+        self.halfway = halfway

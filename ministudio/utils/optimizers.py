@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,7 +47,19 @@ def parse_scheduler(cfg: Any, optimizer: Optimizer) -> dict[str, Any]:
     interval = cfg.get("interval", "epoch")
     if interval not in ("epoch", "step"):
         raise ConfigError("interval", f'is epoch or step, not "{interval}"')
-    return {"scheduler": _scheduler(cfg, optimizer), "interval": interval}
+    return {"scheduler": _scheduler(_plain(cfg), optimizer), "interval": interval}
+
+
+def replay_scheduler(cfg: Any, optimizer: Optimizer, n: int) -> Any:
+    """The schedule as it stands after n steps, with the optimiser's rates; a checkpoint would bring that of its own run."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"]
+    scheduler = _scheduler(_plain(cfg), optimizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch misses the optimiser's steps
+        for _ in range(n):
+            scheduler.step()
+    return scheduler
 
 
 def _scheduler(cfg: Any, optimizer: Optimizer) -> Any:

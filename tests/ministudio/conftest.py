@@ -26,10 +26,10 @@ def run(tmp_path, monkeypatch, model_folder):
 
     monkeypatch.chdir(tmp_path)
 
-    def start(mode, *words, prompt="a red ball", config=WORLD / "ball.yaml", flags=()):
+    def start(mode, *words, prompt="a red ball", config=WORLD / "ball.yaml", flags=(), began=None):
         given = [f"system.prompt_processor.pretrained_model_name_or_path={model_folder}"]
         given += [f"system.prompt_processor.prompt={prompt}"] if prompt is not None else []
         arguments = parse_arguments(["--config", str(config), f"--{mode}", "--device", "cpu", *flags, *given, *words])
-        return launch(*arguments, root=WORLD)
+        return launch(*arguments, root=WORLD, began=began)
 
     return start

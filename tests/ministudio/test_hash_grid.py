@@ -1,9 +1,13 @@
 """The numba hash grid against its plain-torch reference: values and every gradient."""
 
+import logging
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from ministudio.models.encodings.hash_grid import hash_encode
+from ministudio.models.encodings import hash_kernels
+from ministudio.models.encodings.hash_grid import HashGrid, hash_encode
 from ministudio.models.encodings.layout import GridLayout
 from ministudio.models.encodings.reference import hash_encode_reference
 from ministudio.models.networks import get_encoding, get_mlp
@@ -84,3 +88,14 @@ def test_a_wrong_value_is_named(config, message):
 def test_a_network_without_a_number_is_named():
     with pytest.raises(ConfigError, match="^n_neurons: must be a whole number, at least 1, not many"):
         get_mlp(3, 1, {"otype": "VanillaMLP", "n_neurons": "many", "n_hidden_layers": 1})
+
+
+def test_the_first_run_on_a_machine_says_that_it_compiles(monkeypatch, tmp_path, caplog):
+    x, params, _ = _inputs()
+    hash_encode(x, params, LAYOUT)
+    assert hash_kernels.are_compiled()
+    monkeypatch.setattr(hash_kernels, "gather", SimpleNamespace(stats=SimpleNamespace(cache_path=str(tmp_path))))
+    monkeypatch.setattr(logging.getLogger("ministudio"), "propagate", True)
+    with caplog.at_level(logging.INFO, "ministudio"):
+        HashGrid(3, {"log2_hashmap_size": 8})
+    assert "compiling the kernels" in caplog.text

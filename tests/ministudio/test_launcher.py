@@ -4,16 +4,22 @@ import csv
 import errno
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import imageio.v2 as imageio
 import pytest
 import torch
+from launch import EXAMPLES, main, parse_arguments
 
+from ministudio.data.uncond import RandomCameraDataModule
 from ministudio.utils import saving
+from ministudio.utils.config import load_config
 from ministudio.utils.errors import UserError
 from ministudio.utils.plugins import load_plugins
 
@@ -65,6 +71,63 @@ def test_the_other_modes_use_a_checkpoint(run, mode, result):
         assert (TRIAL / "save" / result).read_text() == before
 
 
+def test_turning_again_with_fewer_and_larger_views_leaves_none_of_the_old(run):
+    assert run("train") == 0
+    assert run("test", f"resume={TRIAL}/ckpts/last.ckpt", "data.n_test_views=2", "data.eval_height=32", "data.eval_width=32") == 0
+    assert sorted(path.name for path in (TRIAL / "save/it12-test").iterdir()) == ["0.png", "1.png"]
+    video = imageio.mimread(TRIAL / "save/it12-test.mp4")
+    assert len(video) == 2 and video[0].shape[0] == 32
+    words = ["system.exporter.save_video=true", "data.n_test_views=1"]
+    assert run("export", f"resume={TRIAL}/ckpts/last.ckpt", *words) == 0
+    assert [path.name for path in (TRIAL / "save/it12-test").iterdir()] == ["0.png"]
+
+
+def test_a_mesh_is_exported_without_a_turntable(run, capsys):
+    assert run("train", "data.n_test_views=0") == 0
+    assert (TRIAL / "save/it12-export/color.json").is_file() and not (TRIAL / "save/it12-test.mp4").exists()
+    assert "color.json" in capsys.readouterr().out
+
+
+def test_what_is_printed_as_a_result_was_written_by_this_command(run, capsys):
+    assert run("train") == 0
+    for mode, names in (("validate", ["it12-0.png", "it12-1.png"]), ("test", ["it12-test.mp4"]), ("export", ["color.json"])):
+        capsys.readouterr()
+        assert run(mode, f"resume={TRIAL}/ckpts/last.ckpt") == 0
+        printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith(str(TRIAL))]
+        assert [Path(line).name for line in printed] == names
+
+
+def test_the_command_can_be_pasted_into_a_shell(run, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["launch.py", "--train", "system.prompt_processor.prompt=it's a ball"])
+    assert run("train", "trainer.max_steps=1") == 0
+    assert shlex.split((TRIAL / "cmd.txt").read_text()) == ["python", *sys.argv]
+
+
+def test_the_time_counts_from_the_start_of_the_command(run, capsys, monkeypatch):
+    assert run("train", "trainer.max_steps=1", began=time.monotonic() - 1000) == 0
+    assert re.search(r"done in 10\d\d s", capsys.readouterr().out)
+    given = {}
+    monkeypatch.setattr("ministudio.launcher.launch", lambda *args, **kwargs: given.update(kwargs) or 0)
+    before = time.monotonic()
+    assert main(["--config", "x.yaml", "--train"]) == 0 and before <= given["began"] <= time.monotonic()
+
+
+def test_a_finished_trial_continues_for_longer_as_if_it_had_been_longer(run):
+    """What depends on trainer.max_steps: schedules and checkpoints."""
+    schedule = ["system.scheduler={name: SequentialLR, interval: step, milestones: ['${sub:${trainer.max_steps},2}'],"
+                " schedulers: [{name: ConstantLR, args: {factor: 1.0}}, {name: LinearLR, args: {total_iters: 2}}]}"]
+    schedule += ["checkpoint.every_n_train_steps=${trainer.max_steps}", "use_timestamp=true"]
+    assert run("train", "trainer.max_steps=4", *schedule) == 0
+    (trial,) = Path("outputs/ball").iterdir()
+    config = trial / "configs/config.yaml"
+    assert run("train", f"resume={trial}/ckpts/last.ckpt", "trainer.max_steps=8", config=config) == 0
+    assert list(Path("outputs/ball").iterdir()) == [trial]
+    assert [path.name for path in sorted(trial.glob("ckpts/epoch*"))] == ["epoch=0-step=4.ckpt", "epoch=0-step=8.ckpt"]
+    (name,) = [key for key in csv.DictReader(open(trial / "csv_logs/version_1/metrics.csv")).fieldnames if key.startswith("lr-")][:1]
+    rates = [row[name] for row in csv.DictReader(open(trial / "csv_logs/version_1/metrics.csv")) if row[name]]
+    assert len(set(rates[:2])) == 1 and float(rates[0]) > float(rates[-1])
+
+
 def test_the_stored_configuration_continues_the_trial(run):
     assert run("train", "trainer.max_steps=4", "use_timestamp=true") == 0
     (trial,) = Path("outputs/ball").iterdir()
@@ -87,6 +150,18 @@ def test_the_stored_configuration_continues_the_trial(run):
     (["system.guidance.extra=true"], "system.loss.lambda_extra: is missing"),
     (["trainer.max_step=3"], "trainer.max_step: unknown key; did you mean max_steps"),
     (["trainer.max_steps=-1"], "trainer.max_steps is missing"),
+    (["trainer.max_steps=many"], "trainer.max_steps: must be a whole number, at least 1, not many"),
+    (["trainer.logger=false"], "trainer.logger: is set by the launcher: leave it out"),
+    (["trainer.callbacks=[]"], "trainer.callbacks: is set by the launcher"),
+    (["trainer.inference_mode=true"], "trainer.inference_mode: is set by the launcher"),
+    (["trainer.val_check_interval=-2.5"], "trainer: Trainer refuses it: "),
+    (["trainer.gradient_clip_algorithm=hard"], "trainer: Trainer refuses it: "),
+    (["checkpoint.save_top_k=-9"], "checkpoint: ModelCheckpoint refuses it: "),
+    (["checkpoint.dirpath=x"], "checkpoint.dirpath: is set by the launcher"),
+    (["data.height=abc"], "data.height: must be a whole number"),
+    (["data.fovy_range=[40]"], "data.fovy_range: must be 2 numbers in brackets, not [40]"),
+    (["system.scheduler={name: SequentialLR}"], "system.scheduler.schedulers: must be a list"),
+    (["system.scheduler=[1]"], "system.scheduler: must be a block"),
     (["checkpoint.save_lasst=true"], "checkpoint.save_lasst: unknown key; did you mean save_last"),
     (["tag=t", "system.prompt_processor.prompt="], "system.prompt_processor.prompt: is empty"),
     (["system.prompt_processor.pretrained_model_name_or_path=models/none"], "there is no model folder models/none"),
@@ -174,6 +249,21 @@ def test_a_plugin_that_cannot_load_stops_the_launch(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
         load_plugins([tmp_path])
     assert "broken" not in sys.modules
+
+
+def test_the_examples_of_the_help_are_valid(tmp_path):
+    """Each is read as a shell would, against a trial of the configuration that the first one names."""
+    stored = tmp_path / "trial/configs/config.yaml"
+    stored.parent.mkdir(parents=True)
+    shutil.copy(LAUNCH.parent / "configs/dreamfusion-lmc.yaml", stored)
+    start = "python launch.py --config configs/dreamfusion-lmc.yaml"
+    lines = [line.strip().replace("...", start, 1) for line in EXAMPLES.splitlines() if "--" in line]
+    commands = [line.replace("TRIAL", str(tmp_path / "trial")) for line in lines if line.startswith("python launch.py")]
+    assert len(commands) == 4
+    for command in commands:
+        args, overrides = parse_arguments(shlex.split(command)[2:])
+        cfg = load_config(*[str(LAUNCH.parent / path) for path in args.config], cli_args=overrides)
+        assert args.mode and RandomCameraDataModule(cfg.data)
 
 
 def test_help_teaches_at_once():

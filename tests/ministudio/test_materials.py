@@ -31,6 +31,15 @@ def test_diffuse_shading_is_lamberts_law(scene):
     torch.testing.assert_close(grey, (0.4 + 0.6 * cosine).expand(3, 3))
 
 
+def test_light_falls_on_an_albedo_between_0_and_1(scene):
+    """As in threestudio; what is shown unlit keeps its range, so that it keeps its gradient."""
+    scene["features"] = torch.tensor([[2.0, -1.0, 0.5, 0.0]]).expand(3, 4)
+    bare = material(albedo_activation="none")
+    white, clamped = bare(**scene, shading="textureless"), torch.tensor([1.0, 0.0, 0.5])
+    torch.testing.assert_close(bare(**scene, shading="diffuse"), clamped * white)
+    torch.testing.assert_close(bare(**scene, shading="albedo"), scene["features"][:, :3])
+
+
 def test_training_alternates_and_early_steps_show_albedo_only(scene):
     random.seed(0)
     lit = material(ambient_only_steps=10, diffuse_prob=0.75, textureless_prob=0.5).train()

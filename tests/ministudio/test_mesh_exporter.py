@@ -30,7 +30,7 @@ FIGURE = union(
 def export(geometry: Geometry | None = None, material: object = None, **cfg: object) -> dict[str, bytes]:
     """The files of an export, by name."""
     exporter = ministudio.find("mesh-exporter")(
-        {"max_faces": 3000, "texture_size": 256, **cfg},
+        {"max_faces": 3000, "texture_size": 256, "texture_format": "png", **cfg},
         geometry=geometry or Geometry(FIGURE),
         material=material or Material(),
         background=None,
@@ -194,6 +194,11 @@ def test_texture_file_is_a_png_of_the_size_asked_for() -> None:
 def test_bad_settings_are_refused_at_once(cfg: dict, words: str) -> None:
     with pytest.raises(UserError, match=words):
         MeshExporter(cfg, geometry=Geometry(FIGURE), material=Material(), background=None)
+
+
+def test_defaults_are_threestudios() -> None:
+    config = MeshExporter.Config()
+    assert (config.texture_size, config.texture_format, config.save_name) == (1024, "jpg", "model")
 
 
 def test_no_file_without_a_surface_or_a_colour() -> None:

@@ -5,7 +5,7 @@ import torch
 from omegaconf import OmegaConf
 
 from ministudio.utils.config import ConfigError
-from ministudio.utils.optimizers import parse_scheduler
+from ministudio.utils.optimizers import parse_scheduler, replay_scheduler
 
 CONSTANT = {"name": "ConstantLR", "args": {"factor": 1.0, "total_iters": 1}}
 LINEAR = {"name": "LinearLR", "args": {"start_factor": 1.0, "end_factor": 0.1, "total_iters": 10}}
@@ -28,6 +28,18 @@ def test_a_sequence_of_schedules():
     values = rates(SEQUENCE, 20)
     assert values[:6] == [1.0] * 6 and values[10] == pytest.approx(0.55) and values[15:] == pytest.approx([0.1] * 5)
     assert rates({**SEQUENCE, "milestones": [-3]}, 2)  # as a run shorter than its last phase has it
+
+
+def test_a_longer_schedule_takes_over_where_a_shorter_one_ended():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = parse_scheduler(OmegaConf.create(SEQUENCE), optimizer)["scheduler"]
+    for _ in range(20):
+        scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
+    replay_scheduler(OmegaConf.create(SEQUENCE), optimizer, 8)
+    assert optimizer.param_groups[0]["lr"] == rates(SEQUENCE, 9)[8]  # to the last bit
+    replay_scheduler(OmegaConf.create({**SEQUENCE, "milestones": [50]}), optimizer, 20)
+    assert optimizer.param_groups[0]["lr"] == 1.0
 
 
 @pytest.mark.parametrize("change, message", [

@@ -1,5 +1,7 @@
 """A run that was stopped, by whatever cause, continues as if it had not been."""
 
+import os
+import re
 import signal
 from pathlib import Path
 
@@ -75,6 +77,46 @@ def test_a_nan_at_the_first_step_leaves_no_checkpoint(run, capsys):
     assert run("train", "system.guidance.nan_at=0") == 1
     assert "step 0: the loss term sds" in capsys.readouterr().err
     assert not LAST.exists()
+
+
+@pytest.mark.parametrize("words", [["tag=new"], ["tag=new", "checkpoint.save_last=false"]], ids=["save_last", "no save_last"])
+@pytest.mark.parametrize("cause", ["nan_at", "bad_gradient_at"])
+def test_what_the_last_words_name_is_there(run, uninterrupted, capsys, words, cause):
+    """Resumed into another folder, and ended before its first step is done."""
+    assert run("train", f"resume={TRIAL}/ckpts/epoch=0-step=8.ckpt", *words, f"system.guidance.{cause}=8") == 1
+    last = re.search(r"step 8 is saved: continue with resume=(\S+)", capsys.readouterr().out)[1]
+    assert run("train", f"resume={last}", "tag=new") == 0
+    assert load(last)["global_step"] == 12
+
+
+def test_last_is_the_newest_also_where_it_is_not_wanted(run, capsys):
+    """With save_last=false an interrupted run leaves last.ckpt; a later interruption must not name that older state."""
+    assert run("train", "system.guidance.signal_at=3", "checkpoint.save_last=false") == 130
+    assert load()["global_step"] == 4
+    assert run("train", f"resume={LAST}", "system.guidance.signal_at=7", "checkpoint.save_last=false") == 130
+    assert load()["global_step"] == 8 and "step 8 is saved" in capsys.readouterr().out
+
+
+def test_a_second_signal_inside_a_step_saves_nothing_of_it(run, uninterrupted, capsys):
+    before = LAST.stat().st_mtime_ns
+    words = ["system.guidance.signal_at=10", "system.guidance.signals=2"]
+    assert run("train", f"resume={TRIAL}/ckpts/epoch=0-step=8.ckpt", *words) == 130
+    assert "what came after step 8 is lost: continue with resume=" in capsys.readouterr().out
+    assert LAST.stat().st_mtime_ns == before
+
+
+def test_ctrl_c_after_training_says_how_to_finish(run, capsys, monkeypatch):
+    def interrupt(self, *args):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ministudio.systems.dreamfusion.DreamFusion.test_step", interrupt)
+        assert run("train") == 130
+    said = capsys.readouterr().out
+    options = re.search(r"--test makes the video, --export the mesh, both with\n.*--config (\S+) (resume=\S+)", said)
+    for mode, result in (("test", "it12-test.mp4"), ("export", "it12-export/color.json")):
+        assert run(mode, options[2], config=options[1]) == 0
+        assert (TRIAL / "save" / result).is_file()
 
 
 def test_what_was_trained_is_not_trained_again(run, uninterrupted):

@@ -158,6 +158,8 @@ class HashGrid(nn.Module):
             if importlib.util.find_spec("tinycudann") is not None:
                 return _tinycudann_table(self.layout)
             ministudio.info("tinycudann is not installed: the hash grid runs in plain torch, which is slow")
+        elif not kernels.are_compiled():
+            ministudio.info("first run here: compiling the kernels takes some ten seconds, once")
         return HashTable(self.layout)
 
     @property

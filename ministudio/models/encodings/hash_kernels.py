@@ -14,8 +14,15 @@ in both `gather` and `scatter`: as one shared inline function it makes `gather` 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from numba import njit, prange
+
+def are_compiled() -> bool:
+    """Whether an earlier run left the machine code of these kernels in numba's cache."""
+    return any(Path(gather.stats.cache_path).glob("hash_kernels.gather*.nbi"))
+
 
 _JIT = dict(cache=True, fastmath=True, nogil=True)
 _BLOCK = 2048  # points that stay in the first-level cache while a thread walks the levels

@@ -35,8 +35,8 @@ class MeshExporter(Exporter):
         save_name: str = "model"
         up: str = "y"  # axis that points up in the file: y as viewers expect, z as in training
         max_faces: int = 20000  # 0 keeps every triangle of the isosurface
-        texture_size: int = 512  # pixels of an edge; 1024 quadruples the time to bake
-        texture_format: str = "png"  # png | jpg
+        texture_size: int = 1024  # pixels of an edge
+        texture_format: str = "jpg"  # png | jpg
         save_texture: bool = True  # false: colours at the vertices instead (glb), or none (obj-mtl)
         save_uv: bool = True  # needed by save_texture
         save_normal: bool = False  # obj formats only; a glb always has normals

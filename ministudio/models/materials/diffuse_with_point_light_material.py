@@ -69,7 +69,7 @@ class DiffuseWithPointLightMaterial(BaseMaterial):
         if shading == "textureless":
             return irradiance + albedo * 0  # keeps every parameter in the graph, which DDP wants
         if shading == "diffuse":
-            return albedo * irradiance
+            return albedo.clamp(0.0, 1.0) * irradiance
         raise UserError(f'there is no shading "{shading}": use one of {", ".join(SHADINGS)}')
 
     def _choose_shading(self) -> str:

@@ -51,6 +51,7 @@ class ColourGuidance(BaseObject):
         bad_gradient_at: int = -1
         signal_at: int = -1  # step at which the process sends itself `signal_name`
         signal_name: str = "SIGINT"
+        signals: int = 1  # how many
 
     def update_step(self, epoch, global_step, on_load_weights=False) -> None:
         self.step = global_step
@@ -59,7 +60,8 @@ class ColourGuidance(BaseObject):
         embeddings = prompt_utils.get_text_embeddings(elevation, azimuth, camera_distances)
         assert len(embeddings) == 2 * len(rgb)
         if self.step == self.cfg.signal_at:
-            os.kill(os.getpid(), getattr(signal, self.cfg.signal_name))
+            for _ in range(self.cfg.signals):
+                os.kill(os.getpid(), getattr(signal, self.cfg.signal_name))
         loss = ((rgb - torch.tensor(list(self.cfg.target))) ** 2).mean()
         if self.step == self.cfg.nan_at:
             loss = loss * float("nan")
