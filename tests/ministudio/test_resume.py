@@ -90,10 +90,10 @@ def test_what_the_last_words_name_is_there(run, uninterrupted, capsys, words, ca
 
 
 def test_last_is_the_newest_also_where_it_is_not_wanted(run, capsys):
-    """With save_last=false an interrupted run leaves last.ckpt; a later interruption must not name that older state."""
+    """With save_last=false an interrupted run leaves last.ckpt; a later end must not name that older state."""
     assert run("train", "system.guidance.signal_at=3", "checkpoint.save_last=false") == 130
     assert load()["global_step"] == 4
-    assert run("train", f"resume={LAST}", "system.guidance.signal_at=7", "checkpoint.save_last=false") == 130
+    assert run("train", f"resume={LAST}", "system.guidance.nan_at=8", "checkpoint.save_last=false") == 1
     assert load()["global_step"] == 8 and "step 8 is saved" in capsys.readouterr().out
 
 
