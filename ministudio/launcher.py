@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
-import math
 import shlex
 import shutil
 import sys
@@ -32,7 +31,6 @@ from ministudio.utils.config import (
     dump_config,
     load_config,
     merge_config,
-    whole,
     within,
 )
 from ministudio.utils.errors import Interrupted, UserError, did_you_mean, is_user_error
@@ -131,9 +129,8 @@ class Run:
 
     def _check(self) -> None:
         steps = self.cfg.trainer.get("max_steps", -1)
-        if self.mode == "train" and steps in (-1, None):
+        if self.mode == "train" and (steps is None or steps < 1):
             raise UserError("trainer.max_steps is missing: say how long to train, for example trainer.max_steps=400")
-        whole("trainer.max_steps", steps, at_least=1 if self.mode == "train" else -math.inf)
         starts = [self.cfg.resume, self.cfg.system.get("weights"), (self.cfg.system.get("geometry") or {}).get("weights")]
         if self.mode != "train" and not any(starts):
             raise UserError(f"--{self.mode} needs a trained model: add resume=TRIAL/ckpts/last.ckpt")

@@ -153,6 +153,9 @@ def load_config(
         missing = list(_missing(OmegaConf.to_container(cfg)))
         if missing:
             raise UserError(f"{missing[0]} is missing: add {missing[0]}={_example(missing[0])}")
+        steps = OmegaConf.select(cfg, "trainer.max_steps")
+        if steps is not None:  # name it itself, not a value that is computed from it
+            whole("trainer.max_steps", steps, at_least=-math.inf)
         OmegaConf.resolve(cfg)
     except OmegaConfBaseException as error:
         raise _from_omegaconf(error) from None

@@ -46,6 +46,7 @@ def test_a_prompt_is_text_whatever_yaml_makes_of_it(word, text):
     (("seed",), r'^cannot understand "seed": write key=value'),
     (("--trian",), r'^cannot understand "--trian"'),
     (("trainer=null",), r"^trainer: "),
+    (("trainer.max_steps=ten", "a=${sub:${trainer.max_steps},80}"), r"^trainer.max_steps: must be a whole number, not ten$"),
 ])  # fmt: skip
 def test_a_mistake_is_one_line_that_names_it(words, message):
     words = (*words, "system.prompt_processor.prompt=p") if words else ()
