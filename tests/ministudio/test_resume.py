@@ -121,11 +121,13 @@ def test_ctrl_c_after_training_says_how_to_finish(run, capsys, monkeypatch):
 
 def test_what_was_trained_is_not_trained_again(run, uninterrupted):
     assert run("train", f"resume={LAST}", "tag=done") == 0
-    assert not Path("outputs/ball/done/ckpts/last.ckpt").exists() or load(Path("outputs/ball/done/ckpts/last.ckpt"))["global_step"] == 12
+    other = Path("outputs/ball/done/ckpts/last.ckpt")
+    assert not other.exists() or load(other)["global_step"] == 12
 
 
 def test_weights_start_a_new_run(run, uninterrupted):
-    assert run("train", f"system.weights={LAST}", "tag=from", "trainer.max_steps=1", "system.optimizer.params.geometry.lr=0.0") == 0
+    words = ["tag=from", "trainer.max_steps=1", "system.optimizer.params.geometry.lr=0.0"]
+    assert run("train", f"system.weights={LAST}", *words) == 0
     start = weights(Path("outputs/ball/from/ckpts/last.ckpt"))
     assert_equal(start, uninterrupted)
 
