@@ -61,5 +61,5 @@ def untrained(design: Design, teacher: Teacher) -> Corrective:
 def embedded(batches: Iterable[Batch], teacher: Teacher, broken: BrokenCount) -> Iterator[tuple[Tensor, Tensor]]:
     """Images (B, 3, H, W) with text embeddings (B, Nt, D), as `fit_spectral` takes them."""
     for batch in batches:
-        broken.add(len(batch.images), batch.broken)
+        broken.add(batch.broken)
         yield batch.images, teacher.embed(batch.captions)

@@ -97,7 +97,7 @@ class Watch(pl.Callback):
     def _note_broken(self, training: Training, batch: Any) -> None:
         broken = getattr(batch, "broken", None)  # cached pairs have none
         if broken is not None:
-            for name in training.broken.add(len(batch.positions), broken):
+            for name in training.broken.add(broken):
                 print(f"skipped {name}", file=sys.stderr)
 
     def load(self, state: dict[str, Any]) -> None:

@@ -28,12 +28,12 @@ class Batch(NamedTuple):
     images: Tensor  # (B, 3, S, S) in [0, 1]
     captions: list[str]
     positions: list[int]
-    broken: list[str]
+    broken: list[list[str]]  # for each item
 
 
 def collate(items: list[Item]) -> Batch:
     return Batch(torch.stack([item.image for item in items]), [item.caption for item in items],
-                 [item.position for item in items], [name for item in items for name in item.broken])
+                 [item.position for item in items], [item.broken for item in items])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any, Iterable, Iterator
 
 import torch
+from PIL import Image
+from torch import Tensor
 
 from lmc_guidance.errors import UserError
 
-from .images import BrokenImage, Cropping, Item, Record, decode
+from .images import ATTEMPTS, BrokenImage, Cropping, Item, Record, decode, missing
 from .order import random_numbers
 
 IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp")
@@ -82,7 +84,7 @@ class HubStream(torch.utils.data.IterableDataset):
     """The items of one process, in order of position, from a data set that can only be read from its start.
 
     Every process reads the whole stream and decodes its own positions; a resumed run reads past what was seen.
-    A broken image is replaced by the last good one of its process (by grey before the first).
+    A broken image is replaced by the next good one of the stream.
     """
 
     def __init__(self, name: str, batches: Iterable[list[int]], cropping: Cropping, seed: int, held_out: int,
@@ -98,17 +100,14 @@ class HubStream(torch.utils.data.IterableDataset):
 
     def __iter__(self) -> Iterator[Item]:
         wanted = itertools.chain.from_iterable(self.batches)
-        position, good = next(wanted, None), None
+        position, waiting = next(wanted, None), {}
         for at, row in self._rows():
-            if position is None:
+            if position is None and not waiting:
                 return
             if at == position:
-                position = next(wanted, None)
-                try:
-                    good, broken = self._item(row, at), []
-                except BrokenImage as error:
-                    good, broken = good or self._grey(at), [str(error)]
-                yield good._replace(position=at, broken=broken)
+                waiting[at], position = [], next(wanted, None)
+            if waiting:
+                yield from self._serve(waiting, row, f"{self.name}[{at}]")
 
     def _rows(self) -> Iterator[tuple[int, dict]]:
         position = 0
@@ -122,14 +121,21 @@ class HubStream(torch.utils.data.IterableDataset):
             if position == before:
                 raise UserError(f"data set '{self.name}' has no records beyond those kept for evaluation")
 
-    def _item(self, row: dict, position: int) -> Item:
-        record = self.columns.record(row, f"{self.name}[{position}]")
-        image = decode(record.name, record.content)
-        if self.shuffle:
-            pixels = self.cropping.random(image, random_numbers(self.seed, "crop", position))
-        else:
-            pixels = self.cropping.central(image)
-        return Item(pixels, record.caption, position, [])
+    def _serve(self, waiting: dict[int, list[str]], row: dict, name: str) -> Iterator[Item]:
+        """The items of the positions that wait, with what was broken on the way to each, as far as `row` is an image."""
+        try:
+            record = self.columns.record(row, name)
+            image = decode(name, record.content)
+        except BrokenImage as error:
+            for position, broken in list(waiting.items()):
+                broken.append(str(error))
+                if len(broken) >= ATTEMPTS:
+                    yield missing(self.cropping, position, waiting.pop(position))
+            return
+        for position in list(waiting):
+            yield Item(self._crop(image, position), record.caption, position, waiting.pop(position))
 
-    def _grey(self, position: int) -> Item:
-        return Item(torch.full((3, self.cropping.size, self.cropping.size), 0.5), "", position, [])
+    def _crop(self, image: Image.Image, position: int) -> Tensor:
+        if self.shuffle:
+            return self.cropping.random(image, random_numbers(self.seed, "crop", position))
+        return self.cropping.central(image)

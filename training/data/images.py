@@ -51,6 +51,11 @@ class Item(NamedTuple):
     broken: list[str]  # what was skipped to get here
 
 
+def missing(cropping: "Cropping", position: int, broken: list[str]) -> Item:
+    """A black stand-in where all `ATTEMPTS` were broken, upon which `BrokenCount` ends the run."""
+    return Item(torch.zeros(3, cropping.size, cropping.size), "", position, broken)
+
+
 @dataclasses.dataclass(frozen=True)
 class Cropping:
     """How an image becomes a square of `size` pixels."""
@@ -108,7 +113,7 @@ class ImageItems(torch.utils.data.Dataset):
                 broken.append(str(error))
                 continue
             return Item(self._crop(image, position), record.caption, position, broken)
-        return Item(torch.zeros(3, self.cropping.size, self.cropping.size), "", position, broken)  # see BrokenCount
+        return missing(self.cropping, position, broken)
 
     def _index(self, position: int, attempt: int) -> int:
         if self.shuffle:
@@ -128,16 +133,22 @@ class BrokenCount:
         """most: the largest share of broken images that is put up with."""
         self.most, self.read, self.names = most, 0, {}
 
-    def add(self, items: int, broken: list[str]) -> list[str]:
-        """Take account of a batch; returns those that were not known yet. `UserError` when it is too much."""
-        new = [name for name in dict.fromkeys(broken) if name not in self.names]
-        self.read += items + len(broken)
-        for name in broken:
+    def add(self, broken: list[list[str]]) -> list[str]:
+        """Take account of a batch, of what was skipped for each item; returns those that were not known yet.
+
+        `UserError` when it is too much: a large share of all, or so many for one item that it got no image.
+        """
+        names = [name for skipped in broken for name in skipped]
+        new = [name for name in dict.fromkeys(names) if name not in self.names]
+        self.read += len(broken) + len(names)
+        for name in names:
             self.names[name] = self.names.get(name, 0) + 1
-        failed = sum(self.names.values())
-        if len(broken) >= ATTEMPTS or (failed >= 10 and failed > self.most * self.read):
+        failed, last = sum(self.names.values()), names[-1] if names else next(reversed(self.names), "")
+        if any(len(skipped) >= ATTEMPTS for skipped in broken):
+            raise UserError(f"{ATTEMPTS} images in a row were broken; the last: {last}")
+        if failed >= 10 and failed > self.most * self.read:
             raise UserError(f"{failed} of {self.read} images read were broken, more than --broken {self.most:g} allows"
-                            f"; the last: {broken[-1] if broken else next(reversed(self.names))}")
+                            f"; the last: {last}")
         return new
 
 
