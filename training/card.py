@@ -38,7 +38,7 @@ system:
 ```python
 from lmc_guidance import DiffusionModel, load_corrective
 model = DiffusionModel.load("{model}")
-b = load_corrective("{file}", model).corrective  # b(x, t) or, for normalisation own, b(x, t, x_hat)
+b = load_corrective("{file}", model).corrective  # b(x, t) or, for normalisations target and own, b(x, t, x_hat)
 ```
 
 ## Licence

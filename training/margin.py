@@ -49,7 +49,7 @@ def step_size(x: Tensor) -> Tensor:
 def responses(corrective: Corrective, teacher: Teacher, examples: Triplets, p: Tensor) -> tuple[Tensor, Tensor]:
     """(R_b, R_x̂), each (B,), along patterns p like x; the gradient flows through R_b only.
 
-    b is fed the x̂ at the same point, as in Eq. 9: normalisation `own` takes its statistics.
+    b is fed the x̂ at the same point, as in Eq. 9: normalisations `target` and `own` take its statistics.
     """
     x, t, _, eps, text = examples
     delta = step_size(x)

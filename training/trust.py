@@ -65,12 +65,20 @@ class Margins:
         return self.mean.mean(0), self.sem.square().sum(0).sqrt() / len(self.t)
 
     @property
+    def told(self) -> bool:
+        """Whether there were images enough for a standard error."""
+        return bool(self.sem.isfinite().all())
+
+    @property
     def holds(self) -> bool:
+        """Nowhere negative; False, too, where it cannot be told."""
         mean, sem = self.by_band
         return bool((mean + 2 * sem >= -TOLERANCE).all())
 
     def verdict(self) -> str:
         """One sentence."""
+        if not self.told:
+            return "too few images to tell whether the gain margin holds: at least two must be kept for judging"
         mean, sem = self.by_band
         k = int(mean.argmin())
         low, high = self.bands[k]
@@ -88,7 +96,7 @@ class Trust:
     spectra: dict[str, Tensor]  # x, x_hat, b → (bins, K) mean power by integer radial frequency
     margins: Margins
     draws: int  # ε for each image
-    own: bool  # b takes its statistics from x̂ itself, and may be below the floor for that
+    sees_x_hat: bool  # b is given the mean and deviation of x̂ itself, and may be below the floor for that
 
     def verdicts(self) -> list[str]:
         """One sentence each on error, baselines and margin."""
@@ -117,8 +125,7 @@ def measure(corrective: Corrective, teacher: Teacher, batches: Iterable[Batch], 
             sums.add(b, x, x_hats, ys)
             spectra.add(b, x, x_hats, ys)
     margins = gain_margins(corrective, teacher, _head(first, margin_images), margin_times)
-    own = corrective.spec.normalisation.startswith("own")
-    return Trust(sums.bins(spectra), spectra.radial(), margins, draws, own)
+    return Trust(sums.bins(spectra), spectra.radial(), margins, draws, corrective.spec.sees_x_hat)
 
 
 @torch.no_grad()
@@ -135,7 +142,8 @@ def gain_margins(corrective: Corrective, teacher: Teacher, batch: Batch, times: 
             p = patterns(batch.positions, tuple(x.shape[1:]), [band] * len(x), teacher.seed + i).to(x.device)
             r_b, r_x_hat = responses(corrective, teacher, Triplets(x, t, None, eps, text), p)
             margin = (r_b - r_x_hat).cpu()
-            mean[i, j], sem[i, j] = margin.mean(), margin.std() / math.sqrt(len(margin))
+            spread = margin.std() if len(margin) > 1 else math.nan
+            mean[i, j], sem[i, j] = margin.mean(), spread / math.sqrt(len(margin))
     return Margins(shares, choices, mean, sem)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from .checkpoints import write_atomically
 from .trust import TOLERANCE, Trust
@@ -21,14 +22,19 @@ def numbers(trust: Trust) -> dict[str, Any]:
     mean, sem = trust.margins.by_band
     return {
         "verdicts": trust.verdicts(),
-        "margin_holds": trust.margins.holds,
+        "margin_holds": trust.margins.holds if trust.margins.told else None,
         "draws_per_image": trust.draws,
         "bins": [{**dataclasses.asdict(b), "over_floor": b.over_floor, "explained": b.explained} for b in trust.bins],
         "margin": {"t": trust.margins.t, "cycles_per_pixel": trust.margins.bands, "mean": trust.margins.mean.tolist(),
-                   "standard_error": trust.margins.sem.tolist(), "over_t": mean.tolist(),
-                   "over_t_standard_error": sem.tolist()},
+                   "standard_error": _known(trust.margins.sem), "over_t": mean.tolist(),
+                   "over_t_standard_error": _known(sem)},
         "spectra": {name: value.tolist() for name, value in trust.spectra.items()},
     }
+
+
+def _known(values: Tensor) -> Any:
+    """Nested lists, null for what is not a number: JSON has no NaN."""
+    return [_known(part) for part in values] if values.dim() else float(values) if values.isfinite() else None
 
 
 def write(trust: Trust, title: str, about: dict[str, Any], stem: Path) -> Path:
@@ -63,7 +69,7 @@ img {{ max-width: 100% }} .verdict {{ font-weight: 600 }} .about {{ color: #555 
 <ul>{verdicts}</ul>
 <h2>Errors</h2>
 <p>Squared error over the variance of x̂ within images: 1 is what flat images of the right colour cost. The floor is the
-variance of x̂ over {draws} draws of ε: no function of x and t alone can be below it.{own}</p>
+variance of x̂ over {draws} draws of ε: no function of x and t alone can be below it.{told}</p>
 <img alt="errors by t" src="{errors}">
 {errors_table}
 <h2>Gain margin</h2>
@@ -80,11 +86,11 @@ amplifies the pattern.</p>
 
 
 def _page(trust: Trust, title: str, about: dict[str, Any]) -> str:
-    own = " This corrective takes mean and contrast from x̂ itself, and may be below it for that." if trust.own else ""
+    told = " This corrective is given mean and contrast of x̂ itself, and may be below it for that."
     return _PAGE.format(
         title=html.escape(title), about="<br>".join(html.escape(f"{k}: {v}") for k, v in about.items()),
         verdicts="".join(f'<li class="verdict">{html.escape(v)}</li>' for v in trust.verdicts()), draws=trust.draws,
-        own=own, errors=_plot_errors(trust), margins=_plot_margins(trust), spectra=_plot_spectra(trust),
+        told=told if trust.sees_x_hat else "", errors=_plot_errors(trust), margins=_plot_margins(trust), spectra=_plot_spectra(trust),
         errors_table=_html_table(table(trust)), statistics_table=_html_table(_statistics(trust)))
 
 

@@ -4,6 +4,7 @@ Kinds: `spectral` (closed-form filter), `unet` (the paper's network) and `precon
 the filter). Normalisation, named `SPACE/PER`, is where the loss of Eq. 10 and the difference of Eq. 9 live:
   none    nothing is subtracted or divided: b = f(x)
   input   by the mean μ and deviation s of x:           b = μ(x) + s(x) f((x - μ(x)) / s(x))
+  target  by those of x̂:                                b = μ(x̂) + s(x̂) f((x - μ(x̂)) / s(x̂))
   own     x̂ and b each by their own:                    b = μ(x̂) + s(x̂) N(f(N(x))), N(y) = (y - μ(y)) / s(y)
 with the statistics taken per `image` or per `channel`.
 """
@@ -17,7 +18,8 @@ from .errors import UserError
 from .spectral import SpectralFilter
 from .unet import UNet
 
-NORMALISATIONS = ("none", "input/image", "input/channel", "own/image", "own/channel")
+SPACES = ("input", "target", "own")
+NORMALISATIONS = ("none", *(f"{space}/{per}" for space in SPACES for per in ("image", "channel")))
 CONDITIONINGS = ("captions", "none")
 MIN_STD = 1e-4  # a flat image has no contrast to divide by
 
@@ -39,6 +41,11 @@ class CorrectiveSpec:
             if getattr(self, name) not in known:
                 raise UserError(f"corrective {name} is '{getattr(self, name)}'; choose one of {', '.join(known)}")
 
+    @property
+    def sees_x_hat(self) -> bool:
+        """Whether b(x, t) is given the mean and deviation of x̂."""
+        return self.normalisation.startswith(("target", "own"))
+
     def to_dict(self) -> Dict[str, Any]:
         return asdict(self)
 
@@ -54,17 +61,17 @@ class Corrective(nn.Module):
     def forward(self, x: Tensor, t: Tensor, x_hat: Optional[Tensor] = None) -> Tensor:
         """x (B, C, H, W) float32, t (B,) integer timesteps → (B, C, H, W).
 
-        x_hat: the model's x̂ at the same t, like x; only normalisation `own` looks at it (and needs it).
+        x_hat: the model's x̂ at the same t, like x; only normalisations `target` and `own` look at it (and need it).
         """
         s = (t.float() + 0.5) / self.spec.num_timesteps
         space, _, per = self.spec.normalisation.partition("/")
         if space == "none":
             return self.network(x, s)
-        mean, std = statistics(x, per)
+        if self.spec.sees_x_hat and x_hat is None:
+            raise ValueError(f"normalisation '{self.spec.normalisation}' needs x_hat")
+        mean, std = statistics(x_hat if space == "target" else x, per)
         normalised = self.network((x - mean) / std, s)
         if space == "own":
-            if x_hat is None:
-                raise ValueError(f"normalisation '{self.spec.normalisation}' needs x_hat")
             own_mean, own_std = statistics(normalised, per)
             normalised = (normalised - own_mean) / own_std
             mean, std = statistics(x_hat, per)

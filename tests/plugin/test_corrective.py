@@ -2,6 +2,7 @@
 import pytest
 import torch
 from lmc_guidance import Corrective, CorrectiveSpec, UserError, corrective_loss, fit_spectral
+from lmc_guidance.corrective import NORMALISATIONS
 from lmc_guidance.spectral import SpectralFilter, SpectrumStatistics, radial_frequency
 from lmc_guidance.unet import UNet
 
@@ -99,9 +100,13 @@ def test_every_kind_keeps_the_shape(size):
         assert build(kind)(torch.randn(2, 3, *size), torch.tensor([3, 997])).shape == (2, 3, *size)
 
 
-def test_preconditioned_starts_as_the_filter():
-    b, x, t = build("preconditioned"), torch.randn(2, 3, 16, 16), torch.tensor([10, 800])
-    torch.testing.assert_close(b(x, t), b.network.spectral(x, (t + 0.5) / 1000))
+@pytest.mark.parametrize("normalisation", ["none", "input/image", "target/channel"])
+def test_preconditioned_starts_as_the_filter(normalisation):
+    """Which keeps the mean and commutes with scaling, whatever it is measured in."""
+    b, x, t = build("preconditioned", normalisation), torch.randn(2, 3, 16, 16), torch.tensor([10, 800])
+    b.network.spectral.gain[..., 1:] = 0.4
+    expected = b.network.spectral(x, (t + 0.5) / 1000)
+    torch.testing.assert_close(b(x, t, 0.2 * x + 0.1), expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("per", ["image", "channel"])
@@ -122,7 +127,26 @@ def test_own_normalisation_takes_the_statistics_of_x_hat(per):
         b(x, t)
 
 
-@pytest.mark.parametrize("normalisation", ["none", "input/image", "input/channel", "own/image", "own/channel"])
+@pytest.mark.parametrize("per", ["image", "channel"])
+def test_target_normalisation_is_in_units_of_x_hat_alone(per):
+    """It commutes with contrast and brightness common to x and x̂, and hears those of x alone, as `own` does not."""
+    b, t = build("unet", f"target/{per}"), torch.tensor([10, 800])
+    x, x_hat = torch.randn(2, 3, 16, 16), 0.3 * torch.randn(2, 3, 16, 16) + 0.2
+    result = b(x, t, x_hat)
+    torch.testing.assert_close(b(2.5 * x - 0.7, t, 2.5 * x_hat - 0.7), 2.5 * result - 0.7, atol=1e-4, rtol=1e-4)
+    assert (b(2.5 * x - 0.7, t, x_hat) - result).abs().max() > 1e-3
+    error = corrective_loss(b, x, t, x_hat)
+    torch.testing.assert_close(corrective_loss(b, 2.5 * x, t, 2.5 * x_hat), error, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="x_hat"):
+        b(x, t)
+
+
+def test_old_and_new_normalisations_are_named_in_one_line():
+    with pytest.raises(UserError, match="choose one of none, input/image, .*target/channel, own/image, own/channel"):
+        CorrectiveSpec("unet", 3, 1000, normalisation="target/batch")
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
 def test_training_lowers_the_loss(normalisation):
     b, x, t = build("unet", normalisation).train(), torch.randn(8, 3, 16, 16), torch.full((8,), 300)
     x_hat = 0.5 * x.roll(1, -1) + 0.1
@@ -138,7 +162,7 @@ def test_training_lowers_the_loss(normalisation):
 
 
 def test_a_flat_image_stays_finite():
-    for normalisation in ("input/image", "own/channel"):
+    for normalisation in ("input/image", "target/image", "own/channel"):
         flat = torch.full((1, 3, 16, 16), 0.4)
         assert torch.isfinite(build("unet", normalisation)(flat, torch.tensor([500]), flat)).all()
 

@@ -121,6 +121,15 @@ def test_a_corrective_that_blurs_too_much_is_found_out(teacher):
     torch.testing.assert_close(margins.mean[:, 0], -0.2 * lowest, atol=5e-3, rtol=0.02)
 
 
+def test_one_image_is_too_few_to_tell_the_margin(teacher, tmp_path):
+    """Its standard error is not a number, which is no verdict, and none that JSON knows."""
+    judged = trust.measure(Exact(), teacher, batches(1, 1), 1, draws=2, margin_times=1)
+    assert "too few images to tell" in judged.margins.verdict() and "nan" not in " ".join(judged.verdicts())
+    page = trust_page.write(judged, "one image", {}, tmp_path / "b")
+    text = page.with_name("b.report.json").read_text()
+    assert json.loads(text)["margin_holds"] is None and "NaN" not in text
+
+
 def test_patterns_lie_in_their_band():
     for low, high in bands(16, 9):
         p = patterns([0, 1], (3, 16, 16), [(low, high)] * 2, seed=0)
@@ -156,6 +165,7 @@ def test_penalty_is_the_squared_negative_margin_and_asks_for_more_gain(teacher):
 def test_normalisation_by_x_hat_takes_the_x_hat_of_each_side(teacher):
     """With statistics of x̂, b answers a shift of brightness exactly as x̂ does: the margin of the mean is nought."""
     b = Corrective(CorrectiveSpec("unet", 3, 1000, {"width": 4, "levels": 1}, "own/channel", "captions", False))
+    assert b.spec.sees_x_hat and not Exact().spec.sees_x_hat
     margins = trust.gain_margins(b, teacher, batches()[0], times=2)
     assert margins.mean[:, 0].abs().max() < 1e-3
 
