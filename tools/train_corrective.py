@@ -14,11 +14,12 @@ and the folder of the run (.run: state, log.csv, TensorBoard curves, pictures). 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Literal, Optional, Union
+from typing import Union
 
 import tyro
 
@@ -27,95 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
 
 from lmc_guidance.errors import UserError  # noqa: E402
 
-NORMALISATION = {"spectral": "none", "unet": "own/image", "preconditioned": "own/image"}
-
-
-@dataclasses.dataclass
-class Options:
-    """What to make, of what, where."""
-
-    model: str = str(ROOT / "models" / "toybox")
-    """Diffusion model: diffusers-format folder or hub id."""
-    data: str = "toybox"
-    """Images: folder, tar shards, hf:NAME, folder of cached pairs, or toybox."""
-    out: Path = ROOT / "outputs" / "corrective" / "corrective.safetensors"
-    """The corrective, a .safetensors file."""
-    kind: Literal["spectral", "unet", "preconditioned"] = "spectral"
-    """spectral: closed-form filter for each t, no training. unet: the paper's network. preconditioned: both, added."""
-    evaluate: Optional[Path] = None
-    """Judge this corrective instead of making one; the report is written beside it."""
-
-    images: Optional[int] = None
-    """Images to see in all; none: 2,000 for spectral, 200,000 for the U-Net kinds."""
-    batch: int = 32
-    """Images per step, over all processes."""
-    seed: int = 0
-    """Of everything random: weights, order, crops, noise, t."""
-    normalisation: Optional[Literal["none", "input/image", "input/channel", "own/image", "own/channel"]] = None
-    """Space of the loss, Eq. 10; none given: own/image for the U-Net kinds. The filter needs none."""
-    conditioning: Literal["auto", "captions", "none"] = "auto"
-    """What x̂ is conditioned on; auto: captions if the data have any."""
-    clip_x_hat: bool = True
-    """Clip x̂ to [-1, 1], as the guidance does; pixel models only."""
-    half: bool = True
-    """Run the frozen model in half precision where the machine has it, as the guidance does."""
-
-    width: int = 32
-    """U-Net kinds: filters of the first level, doubling per level; 32 is the paper's, 7.8 M weights."""
-    levels: int = 4
-    """U-Net kinds: levels of the encoder."""
-    bins: int = 40
-    """Filter: bins of t."""
-    filter_images: int = 2_000
-    """Preconditioned: images that its filter is fitted on before training."""
-    learning_rate: float = 5e-4
-    """U-Net kinds: of Adam, at the start."""
-    decay_images: int = 50_000
-    """U-Net kinds: the rate is multiplied by --decay every so many images."""
-    decay: float = 0.5
-    """U-Net kinds: factor of each decay."""
-    ema: float = 0.999
-    """U-Net kinds: decay of the moving average of the weights, per step. The average is what is written."""
-    clip: float = 1.0
-    """U-Net kinds: largest L2 norm of the gradient."""
-    margin_penalty: float = 0.0
-    """U-Net kinds: weight of max(R_x̂ - R_b, 0)², the square of a negative gain margin. Costs two more evaluations of
-    the frozen model a step."""
-
-    crop: float = 0.8
-    """Side of the smallest random crop, as a share of an image's shorter side; 1: always all of it."""
-    flip: bool = True
-    """Mirror every second image."""
-    broken: float = 0.02
-    """Largest share of broken images that is put up with; they are skipped and listed in the run's folder."""
-    stream: bool = False
-    """hf: only: read while training instead of downloading first; the first 512 records are kept for judging."""
-
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    """Where to run."""
-    devices: Optional[int] = None
-    """Processes on each node; none: what torchrun or SLURM set up, else 1."""
-    nodes: Optional[int] = None
-    """Machines; none: what torchrun or SLURM set up, else 1."""
-    workers: int = 0
-    """Reading processes for each training process; a few for large images on a GPU."""
-    log_images: int = 3_200
-    """U-Net kinds: a row of the log every so many images."""
-    save_images: int = 32_000
-    """U-Net kinds: state and pictures every so many images."""
-    stop_images: Optional[int] = None
-    """U-Net kinds: stop after so many images, saved; the same command goes on."""
-    restart: bool = False
-    """Begin anew, deleting the folder of an earlier run of the same --out."""
-    report: bool = True
-    """Judge the result: errors by t against the floor and baselines, spectra, statistics, gain margin."""
-    report_images: int = 256
-    """Held-out images to judge on."""
-
-    write_pairs: Optional[Path] = None
-    """Write (x, t, x̂) for --images images to this folder instead, to be named as --data later; crops are fixed."""
-    shard_pairs: int = 4_096
-    """Pairs in each shard."""
+from training.options import NORMALISATION, Options  # noqa: E402
 
 
 class Job:
@@ -137,11 +50,7 @@ class Job:
         self.broken = BrokenCount(options.broken)
         self.teacher = Teacher(self.model, self._conditioning(), self._clips(), options.seed)
 
-    @property
-    def images(self) -> int:
-        return self.options.images or (2_000 if self.options.kind == "spectral" else 200_000)
-
-    @property
+    @functools.cached_property
     def pictures(self):
         """The data set with images in it: for pairs, the one they were made from."""
         return self.data if self.pairs is None else self._open(self.pairs["data"])[0]
@@ -153,7 +62,7 @@ class Job:
         """What the file tells about its making."""
         o = self.options
         name = o.data if o.data == "toybox" or o.data.startswith("hf:") else Path(o.data).name
-        return {"data": name, "images": self.images, "seed": o.seed, "tool": "tools/train_corrective.py",
+        return {"data": name, "images": o.goal, "seed": o.seed, "tool": "tools/train_corrective.py",
                 **({} if o.kind == "spectral" else {"batch": o.batch, "learning_rate": o.learning_rate,
                                                     "margin_penalty": o.margin_penalty, "ema": o.ema})}
 
@@ -205,7 +114,7 @@ def design(job: Job):
     from training.build import Design
 
     o = job.options
-    filter_images = job.images if o.kind == "spectral" else o.filter_images
+    filter_images = o.goal if o.kind == "spectral" else o.filter_images
     return Design(o.kind, o.normalisation or NORMALISATION[o.kind], o.width, o.levels, o.bins, filter_images)
 
 
@@ -221,9 +130,7 @@ def train(job: Job, folder: Path):
     resumed = state_file.exists() and not o.restart  # another process may not have deleted it yet
     corrective, record = ((build.untrained(design(job), job.teacher), {}) if resumed else
                           build.build(design(job), job.teacher, job.pictures, job.broken))
-    recipe = engine.Recipe(job.images, o.batch, o.learning_rate, o.decay_images, o.decay, o.ema, o.clip,
-                           o.margin_penalty, o.seed, o.log_images, o.save_images, o.broken, o.data)
-    training = engine.Training(corrective, job.teacher, recipe)
+    training = engine.Training(corrective, job.teacher, recipe(o), record)
     pictures = Pictures(job.teacher, next(iter(job.held_out())))
     watch = Watch(folder, pictures, stop_at=o.stop_images)
     if resumed:
@@ -235,7 +142,15 @@ def train(job: Job, folder: Path):
         print(f"stopped after {training.images_seen:,} images, saved in {folder}; the same command goes on")
     if not done:
         return None
-    return training.ema, {**job.record(), **record, "broken": len(training.broken.names)}
+    return training.ema, {**job.record(), **training.record, "images": training.images_seen,
+                          "broken": len(training.broken.names)}
+
+
+def recipe(o: Options):
+    from training.engine import Recipe
+
+    return Recipe(o.goal, o.batch, o.learning_rate, o.decay_images, o.decay, o.ema, o.clip, o.margin_penalty, o.seed,
+                  o.log_images, o.save_images, o.broken, o.data, o.stream, o.crop, o.flip, o.half)
 
 
 def judge(job: Job, path: Path) -> None:
@@ -248,6 +163,9 @@ def judge(job: Job, path: Path) -> None:
         print(f"warning: {warning}")
     spec, measured = checkpoint.corrective.spec, None
     if job.options.report:
+        if spec.conditioning == "captions" and not job.pictures.captioned:
+            print(f"warning: '{path}' was made for x̂ under captions, and '{job.options.data}' has none: it is judged with "
+                  "the empty prompt throughout, for which it was not made")
         teacher = dataclasses.replace(job.teacher, conditioning=spec.conditioning, clip_x_hat=spec.clip_x_hat)
         measured = trust.measure(checkpoint.corrective, teacher, job.held_out())
         about = {"model": job.model.name, "data": job.options.data, "kind": spec.kind,
@@ -263,7 +181,9 @@ def write_pairs(job: Job) -> None:
     from training.pairs import write_pairs as write
 
     o, began = job.options, time.perf_counter()
-    batches = job.data.training(Batches(0, job.images, o.batch), o.workers)
+    if job.pairs is not None:
+        raise UserError(f"--write-pairs makes pairs from images, and '{o.data}' holds pairs; name the images as --data")
+    batches = job.data.training(Batches(0, o.goal, o.batch), o.workers)
     written = write(o.write_pairs, job.teacher, batches, o.shard_pairs, o.data)
     print(f"{o.write_pairs}: {written:,} pairs, {written / (time.perf_counter() - began):.1f} a second")
 
@@ -281,9 +201,8 @@ def prepare(options: Options, job: Job, folder: Path) -> None:
 
 
 def run(options: Options) -> None:
+    options.check()
     folder = options.out.with_suffix(".run")
-    if options.out.suffix != ".safetensors":
-        raise UserError(f"--out is '{options.out}'; a corrective is a .safetensors file")
     job = Job(options)
     if options.evaluate is not None:
         return judge(job, options.evaluate)

@@ -12,7 +12,7 @@ import torch
 
 from lmc_guidance.errors import UserError
 
-VERSION = 1
+VERSION = 2  # 1 did not name the model, crops and precision, nor keep the record
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any],
@@ -51,7 +51,8 @@ def load_state(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["version"] != VERSION:
-            raise UserError(f"training state '{path}' has version {state['version']}, this program reads {VERSION}")
+            raise UserError(f"training state '{path}' has version {state['version']}, this program reads {VERSION}; "
+                            "start anew with --restart, or name another --out")
     except (UserError, MemoryError):
         raise
     except Exception as error:  # the reader has its own types; whichever it is, the file is at fault

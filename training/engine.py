@@ -22,6 +22,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from lmc_guidance import Corrective, corrective_loss
+from lmc_guidance.checkpoint import model_identity
 from lmc_guidance.errors import UserError
 from lmc_guidance.folder import first_line
 
@@ -51,6 +52,10 @@ class Recipe:
     save_images: int = 32_000  # state and pictures every so many images
     broken: float = 0.02  # largest share of broken images
     data: str = ""  # the name of what it is trained on
+    stream: bool = False  # it is read from its start, in an order of its own
+    crop: float = 0.8  # side of the smallest random crop, as a share of the shorter side
+    flip: bool = True  # every second image is mirrored
+    half: bool = True  # the frozen model runs in half precision where the machine has it
 
     def rate_at(self, images: int) -> float:
         """Stepwise decayed learning rate after so many images."""
@@ -60,15 +65,17 @@ class Recipe:
 class Training(pl.LightningModule):
     """The corrective, its moving average, and one step of both."""
 
-    def __init__(self, corrective: Corrective, teacher: Teacher, recipe: Recipe) -> None:
+    def __init__(self, corrective: Corrective, teacher: Teacher, recipe: Recipe,
+                 record: Optional[dict[str, Any]] = None) -> None:
+        """record: how the corrective came to be before the training; kept, since a resumed run cannot know it."""
         super().__init__()
         self.corrective = corrective.requires_grad_(True)
         self.ema = copy.deepcopy(corrective).requires_grad_(False)
-        self.teacher, self.recipe = teacher, recipe
+        self.teacher, self.recipe, self.record = teacher, recipe, record or {}
         self.images_seen = 0
         self.broken = BrokenCount(recipe.broken)
         self.step_values: dict[str, Tensor] = {}  # loss, penalty, gradient norm of the last step
-        self.teacher_seconds = 0.0
+        self.teacher_seconds = 0.0  # in the one forward that each image's x̂ takes
         self._optimizer_state: Optional[dict[str, Any]] = None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -110,7 +117,8 @@ class Training(pl.LightningModule):
 
     def state(self) -> dict[str, Any]:
         """Everything that a resumed run needs."""
-        return {"recipe": _fixed(self.recipe), "spec": self.corrective.spec.to_dict(), "images": self.images_seen,
+        return {"recipe": _fixed(self.recipe), "spec": self.corrective.spec.to_dict(),
+                "model": model_identity(self.teacher.model), "record": self.record, "images": self.images_seen,
                 "corrective": self.corrective.state_dict(), "ema": self.ema.state_dict(),
                 "optimizer": self.optimizers().optimizer.state_dict(), "broken": self.broken.names,
                 "read": self.broken.read}
@@ -118,8 +126,8 @@ class Training(pl.LightningModule):
     def load(self, path: Path) -> dict[str, Any]:
         """Go on from the state in `path`, and return it; `UserError` if it belongs to other settings."""
         state = load_state(path)
-        mine = {**_fixed(self.recipe), **_flat(self.corrective.spec.to_dict())}
-        theirs = {**state["recipe"], **_flat(state["spec"])}
+        mine = _settings(_fixed(self.recipe), self.corrective.spec.to_dict(), model_identity(self.teacher.model))
+        theirs = _settings(state["recipe"], state["spec"], state["model"])
         differing = [name for name in mine if mine[name] != theirs.get(name)]
         if differing:
             name = differing[0]
@@ -127,7 +135,7 @@ class Training(pl.LightningModule):
                             "give the same options, another --out, or --restart")
         self.corrective.load_state_dict(state["corrective"])
         self.ema.load_state_dict(state["ema"])
-        self.images_seen, self._optimizer_state = state["images"], state["optimizer"]
+        self.images_seen, self._optimizer_state, self.record = state["images"], state["optimizer"], state["record"]
         self.broken.names, self.broken.read = state["broken"], state["read"]
         return state
 
@@ -135,12 +143,17 @@ class Training(pl.LightningModule):
         if isinstance(batch, PairBatch):
             x, t, x_hat = (value.to(self.device) for value in (batch.x, batch.t, batch.x_hat))
             return Triplets(x, t, x_hat, None, None)
-        start = time.perf_counter()
-        examples = self.teacher(batch)
+        x, t, eps, text = self.teacher.questions(batch)
+        start = self._clock()
+        x_hat = self.teacher.x_hat(x, t, eps, text)
+        self.teacher_seconds += self._clock() - start
+        return Triplets(x, t, x_hat, eps, text)
+
+    def _clock(self) -> float:
+        """Seconds, once all that was asked of the device is done."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        self.teacher_seconds += time.perf_counter() - start
-        return examples
+        return time.perf_counter()
 
 
 def _fixed(recipe: Recipe) -> dict[str, Any]:
@@ -149,8 +162,10 @@ def _fixed(recipe: Recipe) -> dict[str, Any]:
     return {name: value for name, value in dataclasses.asdict(recipe).items() if name not in free}
 
 
-def _flat(spec: dict[str, Any]) -> dict[str, Any]:
-    return {**{name: value for name, value in spec.items() if name != "architecture"}, **spec["architecture"]}
+def _settings(recipe: dict[str, Any], spec: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
+    """All that a run is bound to, under the names that a refusal tells."""
+    outside = {name: value for name, value in spec.items() if name != "architecture"}
+    return {**recipe, **outside, **spec["architecture"], **{f"model {name}": value for name, value in model.items()}}
 
 
 @dataclasses.dataclass(frozen=True)

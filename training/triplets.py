@@ -40,10 +40,14 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Triplets:
         """Triplets for a batch of images (B, 3, H, W) in [0, 1], on the model's device."""
-        x = self.model.encode(batch.images.to(self.model.device))
-        t, eps = self.timesteps(batch.positions), self.noise(batch.positions, x.shape[1:])
-        text = self.embed(batch.captions)
+        x, t, eps, text = self.questions(batch)
         return Triplets(x, t, self.x_hat(x, t, eps, text), eps, text)
+
+    @torch.no_grad()
+    def questions(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What x̂ is asked for: x (B, C, H, W), t (B,), ε like x, text embeddings (B, Nt, D)."""
+        x = self.model.encode(batch.images.to(self.model.device))
+        return x, self.timesteps(batch.positions), self.noise(batch.positions, x.shape[1:]), self.embed(batch.captions)
 
     @torch.no_grad()
     def x_hat(self, x: Tensor, t: Tensor, eps: Tensor, text: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The command line: what it writes, what it refuses, and that two processes do what one does."""
 
+import inspect
 import os
 import subprocess
 import sys
@@ -77,8 +78,39 @@ def test_unet_stops_goes_on_and_finishes(model, images, tmp_path, monkeypatch, c
     run = tmp_path / "b.run"
     assert {"state.pt", "log.csv", "curves", "pictures"} <= {path.name for path in run.iterdir()}
     assert [path.name for path in sorted((run / "pictures").iterdir())] == ["000000008.png", "000000024.png"]
+    checkpoint = load_corrective(tmp_path / "b.safetensors", DiffusionModel.load(model))
+    assert (checkpoint.corrective.spec.kind, checkpoint.corrective.spec.normalisation) == ("preconditioned", "own/image")
+    assert checkpoint.training["method"] == "gradient descent from the closed form"
+    assert checkpoint.training["filter"]["images"] == 32 and checkpoint.training["images"] == 24
+    card = (tmp_path / "b.md").read_text()
+    assert call(monkeypatch, *words, "--no-report") == 0  # a finished command, repeated
+    again = load_corrective(tmp_path / "b.safetensors", DiffusionModel.load(model))
+    assert again.training == checkpoint.training and (tmp_path / "b.md").read_text() == card
+    assert call(monkeypatch, *words, "--images", 8, "--no-report") == 0  # has seen more than is asked for, and says so
+    assert load_corrective(tmp_path / "b.safetensors", DiffusionModel.load(model)).training["images"] == 24
+    for change, told in ((["--crop", 0.5], "crop = 0.8, not 0.5"), (["--no-flip"], "flip = True"),
+                         (["--no-half"], "half = True")):
+        assert call(monkeypatch, *words, *change) == 1
+        assert told in capsys.readouterr().err
+
+
+def test_target_normalisation_trains_and_is_stored(model, images, tmp_path, monkeypatch):
+    words = ["--model", model, "--data", images, "--out", tmp_path / "b.safetensors", "--kind", "unet", "--images", 8]
+    assert call(monkeypatch, *words, "--normalisation", "target/channel", "--no-report", *SMALL) == 0
     spec = load_corrective(tmp_path / "b.safetensors", DiffusionModel.load(model)).corrective.spec
-    assert (spec.kind, spec.normalisation) == ("preconditioned", "own/image")
+    assert spec.normalisation == "target/channel"
+
+
+def test_a_corrective_for_captions_is_not_silently_judged_without(model, images, tmp_path, monkeypatch, capsys):
+    common = ["--model", model, *SMALL]
+    out = tmp_path / "b.safetensors"
+    assert call(monkeypatch, *common, "--data", images, "--out", out, "--images", 64, "--no-report") == 0
+    assert "warning" not in capsys.readouterr().out
+    for path in images.glob("*.png"):
+        (tmp_path / "bare" / path.name).parent.mkdir(exist_ok=True)
+        (tmp_path / "bare" / path.name).write_bytes(path.read_bytes())
+    assert call(monkeypatch, *common, "--data", tmp_path / "bare", "--evaluate", out) == 0
+    assert "has none: it is judged with the empty prompt" in capsys.readouterr().out
 
 
 def test_pairs_are_written_and_trained_from(model, images, tmp_path, monkeypatch, capsys):
@@ -90,6 +122,8 @@ def test_pairs_are_written_and_trained_from(model, images, tmp_path, monkeypatch
     assert call(monkeypatch, *words, "--no-report") == 0
     assert call(monkeypatch, *words, "--margin-penalty", 1) == 1
     assert "cached pairs cannot answer" in capsys.readouterr().err
+    assert call(monkeypatch, *words, "--write-pairs", tmp_path / "more") == 1
+    assert "name the images as --data" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words, message", [
@@ -97,6 +131,18 @@ def test_pairs_are_written_and_trained_from(model, images, tmp_path, monkeypatch
     (["--data", "/nowhere"], "no data at '/nowhere'"),
     (["--evaluate", "/nowhere/b.safetensors"], "no corrective at"),
     (["--out", "b.ckpt"], "a corrective is a .safetensors file"),
+    *(([f"--{name}", "0"], f"--{name} is 0; give 1 or more") for name in (
+        "images", "batch", "width", "bins", "filter-images", "decay-images", "log-images", "save-images", "stop-images",
+        "report-images", "shard-pairs", "devices", "nodes")),
+    (["--levels", "0"], "--levels is 0; give 1 to 8"),
+    (["--workers", "-1"], "--workers is -1; give 0 or more"),
+    (["--crop", "nan"], "--crop is nan; give 0.01 to 1"),
+    (["--learning-rate", "0"], "--learning-rate is 0.0; give 1e-09 to 1"),
+    (["--broken", "2"], "--broken is 2.0; give 0 to 1"),
+    (["--write-pairs", "pairs"], "--write-pairs needs --images"),
+    (["--evaluate", "b.safetensors", "--no-report"], "--evaluate writes the report that --no-report leaves out"),
+    (["--evaluate", "b.safetensors", "--write-pairs", "pairs"], "drop one of them"),
+    (["--normalisation", "own/image"], "--kind spectral needs none"),
     (["--kind", "unet", "--images", "8", "--out", "/proc/nowhere/b.safetensors"], "cannot write"),
 ])
 def test_bad_input_is_one_line(words, message, model, images, tmp_path, monkeypatch, capsys):
@@ -107,8 +153,7 @@ def test_bad_input_is_one_line(words, message, model, images, tmp_path, monkeypa
 
 
 def test_help_explains_every_option():
-    source = Path(train_corrective.__file__).read_text()
-    options = source[source.index("class Options"):source.index("class Job")]
+    options = Path(inspect.getfile(train_corrective.Options)).read_text()
     for name in train_corrective.Options.__dataclass_fields__:
         following = options.split(f"    {name}: ", 1)[1].splitlines()[1].strip()
         assert following.startswith('"""'), name

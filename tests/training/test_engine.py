@@ -6,7 +6,7 @@ import signal
 import pytest
 import pytorch_lightning as pl
 import torch
-from lmc_guidance import UserError
+from lmc_guidance import DiffusionModel, UserError
 from safetensors.torch import load_file
 
 from tests.plugin import gaussian as world
@@ -136,6 +136,57 @@ def test_going_on_with_other_settings_is_refused(change, words, pixel_model, who
         train(pixel_model, whole, data(), recipe)
     with pytest.raises(UserError, match="width = 4, not 8"):
         train(pixel_model, whole, data(), design=Design("preconditioned", "own/image", width=8, levels=2, bins=4))
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"crop": 0.5}, "crop = 0.8, not 0.5"), ({"flip": False}, "flip = True, not False"),
+    ({"half": False}, "half = True, not False"), ({"stream": True}, "stream = False, not True")])
+def test_going_on_with_images_or_answers_of_another_sort_is_refused(change, words, pixel_model, whole, data):
+    recipe = Recipe(**{**RECIPE.__dict__, "images": 64, **change})
+    with pytest.raises(UserError, match=words):
+        train(pixel_model, whole, data(), recipe)
+
+
+def test_going_on_under_a_model_that_was_retrained_in_place_is_refused(pixel_folder, whole, data):
+    model = DiffusionModel.load(pixel_folder)
+    with torch.no_grad():
+        model.unet.conv_in.weight.mul_(1.05)
+    with pytest.raises(UserError, match="trained with model weights = .*, not .*--restart"):
+        train(model, whole, data())
+
+
+def test_a_state_of_an_earlier_version_is_one_line_that_names_the_mend(pixel_model, whole, tmp_path, data):
+    state = {**checkpoints.load_state(whole / "state.pt"), "version": 1}
+    torch.save({name: value for name, value in state.items() if name not in ("model", "record")}, tmp_path / "state.pt")
+    with pytest.raises(UserError, match="has version 1, this program reads 2; start anew with --restart") as error:
+        train(pixel_model, tmp_path, data())
+    assert "\n" not in str(error.value)
+
+
+def test_the_record_of_making_survives_a_stop(pixel_model, tmp_path, data):
+    teacher, record = Teacher(pixel_model, "captions", True), {"method": "by hand", "filter": {"images": 7}}
+    first = Training(untrained(DESIGN, teacher), teacher, RECIPE, record)
+    engine.run(first, data(), CPU, [Watch(tmp_path, quiet=True, stop_at=8)])
+    second = Training(untrained(DESIGN, teacher), teacher, RECIPE)
+    second.load(tmp_path / "state.pt")
+    assert second.record == record
+
+
+def test_only_the_forward_of_the_frozen_model_counts_as_its_time(pixel_model, data, monkeypatch):
+    """A clock that encoding, text and noise turn by 100 each, and a prediction by 1."""
+    teacher, now = Teacher(pixel_model, "captions", True), [0]
+    training = Training(untrained(DESIGN, teacher), teacher, RECIPE)
+
+    def turns(owner, name, by):
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, **k: now.__setitem__(0, now[0] + by) or real(*a, **k))
+
+    for owner, name, by in ((pixel_model, "encode", 100), (pixel_model, "embed", 100), (teacher, "noise", 100),
+                            (pixel_model, "predict", 1)):
+        turns(owner, name, by)
+    monkeypatch.setattr(engine.time, "perf_counter", lambda: now[0])
+    training._examples(next(iter(data().training(Batches(0, 4, 4)))))
+    assert (training.teacher_seconds, now[0]) == (1, 301)
 
 
 def test_moving_average_of_the_weights():
