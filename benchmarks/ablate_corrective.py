@@ -5,7 +5,8 @@
     python benchmarks/ablate_corrective.py --dry-run                      print the commands
 
 Each row is tools/train_corrective.py, tools/synthesize.py and tools/evaluate.py in processes of their own. What is
-done is not repeated: the same command goes on where it was cut off. The table is printed and written to --out.
+done is not repeated: the same command goes on where it was cut off, and one with other arguments is refused, since its
+table would join rows that cannot be compared. The table is printed and written to --out.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ VARIANTS: dict[str, list[str]] = {
     "normalisation none": ["--normalisation", "none"],
     "normalisation input/image": ["--normalisation", "input/image"],
     "normalisation input/channel": ["--normalisation", "input/channel"],
+    "normalisation target/image": ["--normalisation", "target/image"],
+    "normalisation target/channel": ["--normalisation", "target/channel"],
     "normalisation own/channel": ["--normalisation", "own/channel"],
     "conditioning none": ["--conditioning", "none"],
     "x̂ not clipped": ["--no-clip-x-hat"],
@@ -87,6 +90,41 @@ def corrective_of(options: Options, name: str) -> Path:
     return folder_of(options, name) / "corrective.safetensors"
 
 
+def arguments_of(options: Options, name: str) -> Path:
+    """Note of what a corrective is trained with."""
+    return folder_of(options, name) / "arguments.json"
+
+
+def noted_words(options: Options, name: str) -> list[str]:
+    """`train_words` but for --out, which may be spelled in several ways."""
+    words = train_words(options, name)
+    at = words.index("--out")
+    return words[:at] + words[at + 2:]
+
+
+def is_trained(options: Options, name: str) -> bool:
+    """Whether a variant's corrective is finished; one line if it was made with other arguments.
+
+    An unfinished one is left to tools/train_corrective.py, which compares settings with its own state.
+    """
+    note = arguments_of(options, name)
+    if not corrective_of(options, name).with_suffix(".md").exists():  # the card is written last
+        return False
+    told = json.loads(note.read_text(encoding="utf-8")) if note.exists() else ["unknown arguments"]
+    if told != noted_words(options, name):
+        raise SystemExit(f"'{note.parent}' was made with {shlex.join(told)}, not with "
+                         f"{shlex.join(noted_words(options, name))}; remove it, or name another --out")
+    return True
+
+
+def train(options: Options, name: str) -> None:
+    if not options.dry_run:
+        note = arguments_of(options, name)
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(noted_words(options, name)) + "\n", encoding="utf-8")
+    run("train_corrective.py", train_words(options, name), options.dry_run)
+
+
 def synthesis_words(options: Options, name: str) -> list[str]:
     """Arguments of tools/synthesize.py."""
     seeds = [str(seed) for seed in range(options.seeds)]
@@ -137,9 +175,10 @@ def main() -> None:
     if unknown:
         raise SystemExit(f"no variant '{unknown[0]}'; known are {', '.join(VARIANTS)}")
     names = list(options.only or VARIANTS)
+    trained = [] if options.dry_run else [name for name in names if is_trained(options, name)]
     for name in names:
-        if options.dry_run or not corrective_of(options, name).with_suffix(".md").exists():  # the card comes last
-            run("train_corrective.py", train_words(options, name), options.dry_run)
+        if name not in trained:
+            train(options, name)
         run("synthesize.py", synthesis_words(options, name), options.dry_run)  # repeats nothing that is done
     run("evaluate.py", evaluation_words(options, names), options.dry_run)
     if not options.dry_run:

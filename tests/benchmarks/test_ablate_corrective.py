@@ -2,8 +2,12 @@
 
 import csv
 import json
+import sys
+from pathlib import Path
 
+import pytest
 import tyro
+from lmc_guidance.corrective import NORMALISATIONS
 
 from benchmarks import ablate_corrective as ablation
 from tools import evaluate, synthesize, train_corrective
@@ -28,6 +32,38 @@ def test_variants_differ_from_the_base_in_one_choice():
         other = vars(tyro.cli(train_corrective.Options, args=ablation.train_words(options, name)))
         changed = {key for key in base if base[key] != other[key]} - {"out"}
         assert 1 <= len(changed) <= (2 if "," in name else 1), (name, changed)
+
+
+def test_what_is_trained_is_not_repeated_and_other_arguments_are_refused(tmp_path, monkeypatch):
+    """Finished is what has its card and was made with the same arguments, however --out is spelled."""
+    commands = []
+    monkeypatch.setattr(ablation, "run", lambda tool, words, dry: commands.append((tool, words)))
+    monkeypatch.chdir(tmp_path)
+    options = ablation.Options(out=tmp_path / "a", images=64)
+    assert not ablation.is_trained(options, "unet")
+    ablation.train(options, "unet")
+    assert commands == [("train_corrective.py", ablation.train_words(options, "unet"))]
+    assert not ablation.is_trained(ablation.Options(out=tmp_path / "a", images=128), "unet")  # begun
+    card = ablation.corrective_of(options, "unet").with_suffix(".md")
+    card.write_text("a card")
+    assert ablation.is_trained(ablation.Options(out=Path("a"), images=64), "unet")
+    with pytest.raises(SystemExit, match="was made with .*--images 64, not with .*--images 128; remove it") as error:
+        ablation.is_trained(ablation.Options(out=tmp_path / "a", images=128), "unet")
+    assert "\n" not in str(error.value)
+    (card.parent / "arguments.json").unlink()
+    with pytest.raises(SystemExit, match="unknown arguments"):
+        ablation.is_trained(options, "unet")
+
+
+def test_a_dry_run_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["ablate", "--dry-run", "--out", str(tmp_path / "a"), "--only", "unet"])
+    ablation.main()
+    assert "train_corrective.py" in capsys.readouterr().out and not (tmp_path / "a").exists()
+
+
+def test_every_normalisation_is_a_variant():
+    words = {word for variant in ablation.VARIANTS.values() for word in variant}
+    assert set(NORMALISATIONS) - words == {"own/image"}  # the base
 
 
 def test_table_joins_own_errors_with_what_images_became(tmp_path):
