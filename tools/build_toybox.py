@@ -20,6 +20,7 @@ import tyro
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
+CORRECTIVE_SEED = 3  # of the images that the corrective is fitted on: not those of the denoiser's own training
 
 
 @dataclasses.dataclass
@@ -101,6 +102,15 @@ def train_denoiser(options: Options) -> None:
     export.write_unet(trainee.ema, trainee.images_seen, options.models)
 
 
+def fit_corrective(options: Options) -> None:
+    """The closed-form filter and its model card, written beside the diffusion model; one pass over the images."""
+    from tools import train_corrective
+
+    train_corrective.run(train_corrective.Options(
+        model=str(options.models), out=options.models / "corrective.safetensors", images=options.images,
+        seed=CORRECTIVE_SEED, report=False))
+
+
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     if options.preview:
@@ -113,11 +123,12 @@ def main() -> None:
         if stage == "denoiser":
             train_denoiser(options)
         elif stage == "corrective":
-            from training import corrective
-            corrective.fit(options.models)
+            fit_corrective(options)
         else:
             train_clip(options, stage)
 
 
 if __name__ == "__main__":
-    main()
+    from imaging.console import run_tool
+
+    run_tool(main)

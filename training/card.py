@@ -27,6 +27,8 @@ one denoising step of the frozen model makes of a natural image. Of use with thi
 {trust}
 ## How to use it
 
+With the paths, or the hub ids, of the model and of this file:
+
 ```yaml
 system:
   guidance_type: "lmc-guidance"
@@ -69,7 +71,8 @@ def write_card(path: Path, checkpoint: Checkpoint, trust: Optional[Trust]) -> Pa
 
 def _judged(trust: Optional[Trust]) -> str:
     if trust is None:
-        return "## How good\n\nNot judged: made with --no-report.\n"
+        return ("## How good\n\nNot judged yet: `tools/train_corrective.py --model MODEL --data DATA --evaluate FILE` "
+                "writes a report.\n")
     verdicts = "\n".join(f"- {verdict}" for verdict in trust.verdicts())
     return ("## How good\n\nOn images it was not trained on; squared error over the variance of x̂ within images.\n\n"
             f"{verdicts}\n\n{table(trust)}\n")
