@@ -121,9 +121,11 @@ class DiffusionModel:
             if network is not None and attention_slicing and hasattr(network, "set_attention_slice"):
                 network.set_attention_slice("auto")
             if network is not None and cpu_offload:
-                from accelerate import cpu_offload as offload
+                _offloader()(network, self.device)
 
-                offload(network, self.device)
+    def forget_text_encoder(self) -> None:
+        """Free the memory that `embed` holds; the next `embed` loads the encoder again."""
+        self._text = None
 
     @property
     def _vae_factor(self) -> int:
@@ -161,16 +163,25 @@ def resize(images: Tensor, size: int) -> Tensor:
 
 def load_schedule(folder: Path, device: Union[str, torch.device] = "cpu") -> NoiseSchedule:
     """The noise schedule in folder/scheduler."""
-    from diffusers import DDPMScheduler
+    from diffusers import DDIMScheduler, DDPMScheduler
 
     config = read_json(folder / "scheduler" / "scheduler_config.json")
     if "Flow" in config.get("_class_name", ""):
         raise UserError(f"{folder} is a flow-matching model ({config['_class_name']}), which is not supported")
     try:
-        scheduler = DDPMScheduler.from_config(config)
+        # Old releases know a zero terminal SNR in DDIM alone, and DDPM there drops the option without a word.
+        scheduler = (DDIMScheduler if config.get("rescale_betas_zero_snr") else DDPMScheduler).from_config(config)
     except Exception as error:  # a damaged or foreign config: whatever it is, the file is at fault
         raise UserError(f"cannot use {folder / 'scheduler'}: {first_line(error)}") from error
     return NoiseSchedule(scheduler.alphas_cumprod.float().to(device), scheduler.config.prediction_type)
+
+
+def _offloader() -> Any:
+    try:
+        from accelerate import cpu_offload
+    except ImportError as error:
+        raise UserError("enable_sequential_cpu_offload needs accelerate: pip install accelerate, or leave it false") from error
+    return cpu_offload
 
 
 def half_dtype(device: Union[str, torch.device]) -> torch.dtype:

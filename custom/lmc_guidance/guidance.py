@@ -63,10 +63,12 @@ class Guidance(BaseObject):
             raise UserError("fixed_noise: lmc is for lmc-guidance; this guidance has no LMC term, use none or all")
         self.model = self._load_model()
         self.distillation = self.build_distillation()
+        # Last: offloaded weights cannot be looked at.
+        self.model.save_memory(self.cfg.enable_attention_slicing, self.cfg.enable_sequential_cpu_offload)
         rank = get_rank()
         seed = default_seed(rank) if self.cfg.noise_seed is None else self.cfg.noise_seed
         self.noise = NoiseSource(seed, self.cfg.fixed_noise, self.cfg.noise_mix, stream=rank)
-        self._step, self._calls = -1, 0
+        self._step, self._calls, self._overflowed = -1, 0, False
         self.update_step(0, 0)
         for option in IGNORED:
             if getattr(self.cfg, option):
@@ -120,7 +122,7 @@ class Guidance(BaseObject):
         t = self.noise.timesteps(self.min_step, self.max_step, len(x), **draw)
         self.set_reference(kwargs)
         result = self.distillation(x, text, t, self.noise.draw(x.shape, **draw), self.omega)
-        gradient = result.gradient
+        gradient = self._without_overflow(result.gradient)
         if self.grad_clip_val is not None:
             gradient = gradient.clamp(-self.grad_clip_val, self.grad_clip_val)
         output = {
@@ -137,19 +139,29 @@ class Guidance(BaseObject):
     def set_reference(self, batch: Dict[str, Any]) -> None:
         """A hook for methods that compare x with something else in the batch."""
 
-    def decode_latents(self, latents: Tensor, latent_height: int = 0, latent_width: int = 0) -> Tensor:
-        """Latents (B, C, H, W) → images (B, 3, 8H, 8W) in [0, 1]; resized to the given latent size first."""
-        if latent_height and latent_width:
-            size = (latent_height, latent_width)
-            latents = torch.nn.functional.interpolate(latents.float(), size, mode="bilinear", align_corners=False)
-        return self.model.decode(latents)
+    def decode_latents(self, latents: Tensor, latent_height: Optional[int] = None, latent_width: Optional[int] = None) -> Tensor:
+        """Latents (B, C, H, W) → images (B, 3, 8h, 8w) in [0, 1], resized to h × w first: the given size, else the
+        model's, as systems that render latents larger than that expect."""
+        size = (latent_height or self.model.resolution, latent_width or self.model.resolution)
+        resized = torch.nn.functional.interpolate(latents.float(), size, mode="bilinear", align_corners=False)
+        return self.model.decode(resized)
+
+    def _without_overflow(self, gradient: Tensor) -> Tensor:
+        """Single NaN or infinite elements, which half precision can give, become 0, as in threestudio; where every one
+        is, nothing is hidden: the loss is NaN, for the host to stop at."""
+        finite = gradient.isfinite()
+        if finite.all() or not finite.any():
+            return gradient
+        if not self._overflowed:
+            warn(f"{int((~finite).sum())} of {gradient.numel()} elements of the gradient are not finite and count as 0; told once")
+        self._overflowed = True
+        return gradient.where(finite, torch.zeros_like(gradient))
 
     def _load_model(self) -> DiffusionModel:
         cfg = self.cfg
         settings = fast_settings(self.device, cfg.half_precision_weights)
         settings["channels_last"] |= cfg.enable_channels_last_format
         model = DiffusionModel.load(cfg.pretrained_model_name_or_path, self.device, **settings)
-        model.save_memory(cfg.enable_attention_slicing, cfg.enable_sequential_cpu_offload)
         info(
             f"guidance: {model.space} model '{model.name}', {model.channels}×{model.resolution}×{model.resolution}, "
             f"{model.schedule.prediction_type}, weights in {str(model.dtype).partition('.')[2]} on {self.device}"

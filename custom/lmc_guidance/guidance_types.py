@@ -3,7 +3,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Optional, Union
 
+from torch import Tensor
+
 from .checkpoint import FILE_NAME, load_corrective
+from .diffusion import DiffusionModel
 from .distillation import Distillation
 from .errors import UserError
 from .guidance import Guidance, GuidanceConfig
@@ -29,7 +32,7 @@ class LMCGuidance(Guidance):
         guidance_scale: Any = 10.0  # ω
         corrective: Optional[str] = None  # file, folder or hub id; default: corrective.safetensors of the model's folder
         rescale: bool = False  # scale the gradient by 1/max(ω, 1)
-        clip_x_hat: bool = True  # clip x̂_c to [-1, 1]; pixel models only
+        clip_x_hat: Optional[bool] = None  # clip x̂_c to [-1, 1], pixel models only; none: as the corrective was made
 
     has_lmc_term = True
 
@@ -38,12 +41,11 @@ class LMCGuidance(Guidance):
         spec = checkpoint.corrective.spec
         for warning in checkpoint.warnings:
             warn(warning)
-        if self.model.space == "pixel" and spec.clip_x_hat != self.cfg.clip_x_hat:
-            warn(f"guidance.clip_x_hat is {self.cfg.clip_x_hat}, the corrective was made with {spec.clip_x_hat}")
+        clips = spec.clip_x_hat if self.cfg.clip_x_hat is None else self.cfg.clip_x_hat
+        if self.model.space == "pixel" and spec.clip_x_hat != clips:
+            warn(f"guidance.clip_x_hat is {clips}, the corrective was made with {spec.clip_x_hat}")
         info(f"guidance: {spec.kind} corrective made for '{checkpoint.model['name']}', normalisation {spec.normalisation}")
-        return LMCSDS(
-            self.model, checkpoint.corrective, self.cfg.weighting_strategy, self.cfg.rescale, self.cfg.clip_x_hat
-        )
+        return LMCSDS(self.model, checkpoint.corrective, self.cfg.weighting_strategy, self.cfg.rescale, clips)
 
     def _corrective_path(self) -> Union[str, Path]:
         if self.cfg.corrective is not None:
@@ -68,8 +70,8 @@ class CondGuidance(Guidance):
 class DDSGuidance(Guidance):
     """Delta denoising: away from a source prompt, towards the prompt.
 
-    The reference is the batch's `gt_rgb` (B, H, W, 3) in [0, 1], as editing systems give it; where there is none,
-    the rendered image itself.
+    The reference is `gt_rgb` (B, H, W, 3) in [0, 1] among the arguments of a call; where there is none, as with every
+    system of threestudio's own, the rendered image itself.
     """
 
     @dataclass
@@ -78,7 +80,7 @@ class DDSGuidance(Guidance):
         source_prompt: str = ""  # what the reference shows
 
     def build_distillation(self) -> Distillation:
-        return DDS(self.model, self.model.embed([self.cfg.source_prompt]), self.cfg.weighting_strategy)
+        return DDS(self.model, _embed_once(self.model, self.cfg.source_prompt), self.cfg.weighting_strategy)
 
     def set_reference(self, batch: Dict[str, Any]) -> None:
         rgb = batch.get("gt_rgb")
@@ -96,7 +98,7 @@ class NFSDGuidance(Guidance):
         domain_threshold: float = 0.2  # share of the timesteps above which the negative prompt is used
 
     def build_distillation(self) -> Distillation:
-        negative, cfg = self.model.embed([self.cfg.bad_images]), self.cfg
+        negative, cfg = _embed_once(self.model, self.cfg.bad_images), self.cfg
         return NFSD(self.model, negative, cfg.weighting_strategy, cfg.domain_threshold)
 
 
@@ -110,6 +112,13 @@ class MSSDSGuidance(Guidance):
 
     def build_distillation(self) -> Distillation:
         return MSSDS(self.model, self.cfg.weighting_strategy, self.cfg.denoising_steps)
+
+
+def _embed_once(model: DiffusionModel, prompt: str) -> Tensor:
+    """The embedding (1, Nt, D) of one prompt, without keeping the text encoder, which may be larger than the U-Net."""
+    embedding = model.embed([prompt])
+    model.forget_text_encoder()
+    return embedding
 
 
 if host_name == "ministudio":  # threestudio's own names, so that its YAML files run there

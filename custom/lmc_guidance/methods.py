@@ -61,13 +61,14 @@ class LMCSDS(Distillation):
         return {**super().queries(step), **own}
 
     def terms(self, step: Step, p: Dict[str, Prediction]) -> Dict[str, Tensor]:
-        x_hat = self.x_hat(p)
+        x_hat = p["lmc" if "lmc" in p else "c"].x_hat
         return {"cond": self.cond(step, p), "lmc": gradients.lmc(self.corrective(step.x, step.t, x_hat), x_hat)}
 
-    def x_hat(self, p: Dict[str, Prediction]) -> Tensor:
-        """x̂_c of the LMC term."""
-        x_hat = p["lmc" if "lmc" in p else "c"].x_hat
-        return x_hat.clamp(-1, 1) if self.clip_x_hat else x_hat
+    def predict(self, step: Step, queries: Queries) -> Dict[str, Prediction]:
+        """As in the base class, x̂_c as the LMC term takes it."""
+        p = super().predict(step, queries)
+        name = "lmc" if "lmc" in p else "c"
+        return {**p, name: Prediction(p[name].eps, p[name].x_hat.clamp(-1, 1))} if self.clip_x_hat else p
 
     def scale(self, step: Step) -> float:
         return gradients.rescaling(step.omega) if self.rescale else 1.0

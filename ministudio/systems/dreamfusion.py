@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -48,7 +48,7 @@ REGULARISERS = {
 class DreamFusion(BaseLift3DSystem):
     @dataclass
     class Config(BaseLift3DSystem.Config):
-        pass
+        freq: dict = field(default_factory=dict)  # guidance_eval: steps from one picture of the guidance to the next; 0: none
 
     cfg: Config
 
@@ -57,7 +57,9 @@ class DreamFusion(BaseLift3DSystem):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         out = self(batch)
-        guided = self.guidance(out["comp_rgb"], self.prompt_utils, **batch, rgb_as_latents=False)
+        every = int(self.C(self.cfg.freq.get("guidance_eval", 0)))
+        shown = every > 0 and self.true_global_step % every == 0
+        guided = self.guidance(out["comp_rgb"], self.prompt_utils, **batch, rgb_as_latents=False, guidance_eval=shown)
         self._log_guidance(guided, out["comp_rgb"])
         terms = {name[5:]: value for name, value in guided.items() if name.startswith("loss_")}
         return {"loss": self.weighted_loss({**terms, **self._regularisers(out)})}

@@ -48,6 +48,16 @@ def test_prediction_equals_the_unet_called_directly(pixel_model):
     torch.testing.assert_close(a.sqrt() * x_hat + (1 - a).sqrt() * eps, z, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("zero", [True, False])
+def test_a_zero_terminal_snr_is_kept(tmp_path, zero):
+    folder = write_pixel_pipeline(tmp_path, "v_prediction", size=16)
+    path = folder / "scheduler" / "scheduler_config.json"
+    config = {**json.loads(path.read_text()), "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    path.write_text(json.dumps({**config, "_class_name": "DDIMScheduler", "rescale_betas_zero_snr": zero}))
+    last = DiffusionModel.load(folder).schedule.alphas_cumprod[-1]
+    assert (last < 1e-6) == zero and last >= 0
+
+
 def test_learned_variance_is_dropped(tmp_path):
     model = DiffusionModel.load(write_pixel_pipeline(tmp_path, "epsilon", size=16, learned_variance=True))
     z, t, text = inputs(model)

@@ -165,6 +165,46 @@ def test_pictures_on_request(make, name):
         assert 0 <= pictures[key].min() and pictures[key].max() <= 1
 
 
+def test_the_picture_of_b_is_b(make):
+    """Where x̂ leaves the range of pixels, too."""
+    guidance = make(max_items_eval=0)
+    guidance.set_min_max_steps(0.9, 0.98)
+    seen = []
+    guidance.distillation.corrective.register_forward_hook(lambda _module, _input, b: seen.append(b))
+    guidance._step = 0
+    output = guidance(rendered(), Prompts(), **cameras(2), guidance_eval=True)
+    assert guidance.distillation.clip_x_hat
+    shown = output["eval"]["imgs_1orig"]
+    torch.testing.assert_close(shown, guidance.model.decode(seen[0]).permute(0, 2, 3, 1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("bad, finite", [((0, 0, 0, 0), True), (..., False)])
+def test_single_overflows_count_as_zero_and_a_lost_gradient_shows(make, monkeypatch, capsys, bad, finite):
+    guidance = make("sds-guidance")
+    step = guidance.distillation.__call__
+
+    def overflow(*inputs):
+        result = step(*inputs)
+        result.gradient[bad] = float("nan")
+        return result
+
+    monkeypatch.setattr(guidance, "distillation", overflow)
+    for _ in range(2):
+        rgb = rendered()
+        output = run(guidance, rgb)
+        output["loss_sds"].backward()
+        assert bool(output["loss_sds"].isfinite()) == bool(rgb.grad.isfinite().all()) == finite
+    assert capsys.readouterr().out.count("elements of the gradient are not finite") <= 1
+
+
+@pytest.mark.parametrize("name", ["lmc-guidance", "nfsd-guidance"])
+def test_memory_options_work(make, name):
+    guidance = make(name, enable_sequential_cpu_offload=True, enable_attention_slicing=True)
+    plain = make(name)
+    torch.testing.assert_close(run(guidance, rendered())["loss_sds"], run(plain, rendered())["loss_sds"], rtol=1e-4, atol=1e-4)
+    assert guidance.model._text is None  # a prompt of the method's own costs no memory afterwards
+
+
 def test_latent_model_takes_rgb_and_latents(make, latent_folder):
     guidance = make("sds-guidance", pretrained_model_name_or_path=str(latent_folder))
     for shape, options in (((2, 24, 24, 3), {}), ((2, 12, 12, 4), {"rgb_as_latents": True})):
@@ -173,6 +213,8 @@ def test_latent_model_takes_rgb_and_latents(make, latent_folder):
         assert torch.isfinite(rgb.grad).all() and rgb.grad.abs().sum() > 0
     assert guidance.decode_latents(torch.randn(1, 4, 8, 8)).shape == (1, 3, 64, 64)
     assert guidance.decode_latents(torch.randn(1, 4, 5, 5), latent_height=8, latent_width=8).shape == (1, 3, 64, 64)
+    own = guidance.model.resolution  # of latents rendered larger, as systems do for validation
+    assert guidance.decode_latents(torch.randn(1, 4, 3 * own, 3 * own)).shape == (1, 3, 8 * own, 8 * own)
 
 
 def test_corrective_beside_the_model_is_found(make, pixel_folder, corrective, tmp_path):
