@@ -51,6 +51,11 @@ def test_training_leaves_everything_a_person_wants(run, capsys):
     assert "it12-test.mp4" in printed and "color.json" in printed
 
 
+def test_pictures_of_the_guidance_every_so_many_steps(run):
+    assert run("train", "system.freq.guidance_eval=5") == 0
+    assert {path.name for path in (TRIAL / "save").glob("*-train.png")} == {f"it{step}-train.png" for step in (0, 5, 10)}
+
+
 def test_a_second_run_in_the_same_folder_renews_last(run):
     assert run("train") == 0
     assert run("train", "trainer.max_steps=4") == 0

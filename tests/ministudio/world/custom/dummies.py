@@ -56,7 +56,7 @@ class ColourGuidance(BaseObject):
     def update_step(self, epoch, global_step, on_load_weights=False) -> None:
         self.step = global_step
 
-    def __call__(self, rgb, prompt_utils, elevation, azimuth, camera_distances, **kwargs):
+    def __call__(self, rgb, prompt_utils, elevation, azimuth, camera_distances, guidance_eval=False, **kwargs):
         embeddings = prompt_utils.get_text_embeddings(elevation, azimuth, camera_distances)
         assert len(embeddings) == 2 * len(rgb)
         if self.step == self.cfg.signal_at:
@@ -68,6 +68,8 @@ class ColourGuidance(BaseObject):
         if self.step == self.cfg.bad_gradient_at:
             loss = loss + (rgb.sum() * 0).sqrt()  # value 0, gradient NaN
         extra = {"loss_extra": loss} if self.cfg.extra else {}
+        if guidance_eval:
+            extra["eval"] = {"bs": 1, "texts": ["t = 0.5"], "noise_levels": [0.5], "imgs_noisy": rgb[:1].detach()}
         return {**extra, "loss_sds": loss, "grad_norm": loss.detach(), "min_step": 0, "max_step": 1}
 
 
