@@ -34,17 +34,9 @@ def lmc(b: Tensor, x_hat: Tensor) -> Tensor:
     return b - x_hat
 
 
-def rescaling(omega: Weight) -> Weight:
-    """1/ω that keeps the gradient's size while ω varies, held at 1 for ω < 1 so that ω = 0 stays finite."""
-    return 1.0 / omega.clamp(min=1.0) if isinstance(omega, Tensor) else 1.0 / max(omega, 1.0)
-
-
-def lmc_sds(
-    eps_c: Tensor, eps_u: Tensor, b: Tensor, x_hat: Tensor, omega: Weight, w: Weight = 1.0, rescale: bool = False
-) -> Tensor:
-    """ω · cond + LMC, optionally scaled by 1/ω (Sec. 4-5)."""
-    gradient = omega * cond(eps_c, eps_u, w) + lmc(b, x_hat)
-    return rescaling(omega) * gradient if rescale else gradient
+def rescaling(omega: float) -> float:
+    """1/ω that keeps the gradient's size while ω varies (Sec. 4-5), held at 1 for ω < 1 so that ω = 0 stays finite."""
+    return 1.0 / max(omega, 1.0)
 
 
 def dds(sds_target: Tensor, sds_source: Tensor) -> Tensor:
@@ -52,22 +44,17 @@ def dds(sds_target: Tensor, sds_source: Tensor) -> Tensor:
     return sds_target - sds_source
 
 
-def nfsd(
-    eps_c: Tensor, eps_u: Tensor, eps_negative: Tensor, late: Tensor, omega: Weight, w: Weight = 1.0
-) -> Tensor:
-    """w(t) (ω (ε_c - ε_u) + δ_D), noise-free: δ_D = ε_u where t is below the threshold, else ε_u - ε_negative.
+def nfsd_domain(eps_u: Tensor, eps_negative: Tensor, late: Tensor, w: Weight = 1.0) -> Tensor:
+    """w(t) δ_D, what NFSD has for proj, noise-free: δ_D = ε_u where t is below the threshold, else ε_u - ε_negative.
 
     `late` is a (B,) mask, true for items with t above the threshold (0.2 of the range).
     """
-    domain = eps_u - late.to(eps_u).reshape(-1, 1, 1, 1) * eps_negative
-    return omega * cond(eps_c, eps_u, w) + w * domain
+    return w * (eps_u - late.to(eps_u).reshape(-1, 1, 1, 1) * eps_negative)
 
 
-def ms_sds(
-    eps_c: Tensor, eps_u: Tensor, x: Tensor, x_hat: Tensor, alpha: Tensor, sigma: Tensor, omega: Weight, w: Weight = 1.0
-) -> Tensor:
-    """SDS whose proj = w(t) α/σ (x - x̂) takes x̂ from several denoising steps (`multistep_x_hat`)."""
-    return omega * cond(eps_c, eps_u, w) + w * (alpha / sigma) * (x - x_hat)
+def ms_proj(x: Tensor, x_hat: Tensor, alpha: Tensor, sigma: Tensor, w: Weight = 1.0) -> Tensor:
+    """w(t) α/σ (x - x̂), proj of MS-SDS, whose x̂ comes from several denoising steps (`multistep_x_hat`)."""
+    return w * (alpha / sigma) * (x - x_hat)
 
 
 def multistep_x_hat(

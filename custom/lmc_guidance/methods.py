@@ -114,8 +114,7 @@ class NFSD(Distillation):
 
     def terms(self, step: Step, p: Dict[str, Prediction]) -> Dict[str, Tensor]:
         late = step.t >= self.threshold * self.model.num_timesteps
-        domain = gradients.nfsd(p["c"].eps, p["u"].eps, p["negative"].eps, late, 0.0, step.w)
-        return {"cond": self.cond(step, p), "domain": domain}
+        return {"cond": self.cond(step, p), "domain": gradients.nfsd_domain(p["u"].eps, p["negative"].eps, late, step.w)}
 
 
 class MSSDS(Distillation):
@@ -145,5 +144,4 @@ class MSSDS(Distillation):
 
     def terms(self, step: Step, p: Dict[str, Prediction]) -> Dict[str, Tensor]:
         alpha, sigma = self.model.schedule.alpha(step.t), self.model.schedule.sigma(step.t)
-        proj = gradients.ms_sds(p["c"].eps, p["u"].eps, step.x, p["ms"].x_hat, alpha, sigma, 0.0, step.w)
-        return {"cond": self.cond(step, p), "proj": proj}
+        return {"cond": self.cond(step, p), "proj": gradients.ms_proj(step.x, p["ms"].x_hat, alpha, sigma, step.w)}
