@@ -193,12 +193,14 @@ def half_dtype(device: Union[str, torch.device]) -> torch.dtype:
     return torch.bfloat16 if native is not None and native() else torch.float32
 
 
-def fast_settings(device: Union[str, torch.device], half: bool = True) -> Dict[str, Any]:
+def fast_settings(device: Union[str, torch.device], half: Union[bool, str] = True) -> Dict[str, Any]:
     """The `dtype` and `channels_last` with which `DiffusionModel.load` makes the fastest model on a device.
 
-    half: half precision where the device has it; else float32. Channels last pays on CPUs.
+    half: half precision where the device has it; "bf16": bfloat16 anywhere; else float32. Channels last pays on CPUs.
     """
-    dtype = half_dtype(device) if half else torch.float32
+    if half not in (True, False, "bf16"):
+        raise UserError(f"half_precision_weights is '{half}'; choose true, false or bf16")
+    dtype = torch.bfloat16 if half == "bf16" else half_dtype(device) if half else torch.float32
     return {"dtype": dtype, "channels_last": torch.device(device).type == "cpu"}
 
 

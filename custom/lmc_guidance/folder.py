@@ -14,7 +14,7 @@ TEXT_CONFIGS = ["tokenizer/*", "text_encoder/*.json"]
 def model_folder(name: Union[str, Path], half: bool = False, text: bool = False) -> Path:
     """The local folder of a model: `name` itself if it is one, else a snapshot of the hub repository `name`.
 
-    half: prefer the fp16 files of a repository that has them. text: fetch the text encoder too.
+    half: prefer the fp16 files of a repository that has them. text: fetch the text encoder, and nothing else.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -72,15 +72,14 @@ def _variant(folder: Path, dtype: torch.dtype) -> Optional[str]:
 
 
 def _snapshot(name: str, half: bool, text: bool) -> Path:
-    parts = ["unet", "vae"] + (["text_encoder"] if text else [])
-    configs = CONFIGS + (TEXT_CONFIGS if text else [])
+    parts, configs = (["text_encoder"], TEXT_CONFIGS) if text else (["unet", "vae"], CONFIGS)
     attempts = [".fp16*.safetensors", "*.safetensors"] if half else ["*.safetensors"]
     for suffix in attempts:
         weights = [f"{part}/*{suffix}" for part in parts]
         folder = download(name, configs + weights, [] if "fp16" in suffix else ["*.fp16*", "*non_ema*"])
-        if any((folder / "unet").glob("*.safetensors")):
+        if any((folder / parts[0]).glob("*.safetensors")):
             return folder
-    raise UserError(f"the hub repository '{name}' has no safetensors weights in unet/")
+    raise UserError(f"the hub repository '{name}' has no safetensors weights in {parts[0]}/")
 
 
 def download(name: str, allow: list, ignore: list) -> Path:

@@ -36,7 +36,7 @@ class GuidanceConfig:
     noise_seed: Optional[int] = None  # default: the run's seed
     fixed_noise: str = "none"  # none | lmc (ε fixed in the LMC term only) | all
     noise_mix: float = 0.0  # share of fresh noise in a fixed ε, 0 to 1
-    half_precision_weights: bool = True  # float16 on CUDA, bfloat16 on CPUs that have it; else float32
+    half_precision_weights: Any = True  # float16 on CUDA, bfloat16 on CPUs that have it; else float32. bf16: bfloat16
     enable_channels_last_format: bool = False
     enable_attention_slicing: bool = False
     enable_sequential_cpu_offload: bool = False
@@ -112,8 +112,8 @@ class Guidance(BaseObject):
         """Loss and scalars for rendered images.
 
         rgb: (B, H, W, 3) in [0, 1], or (B, H, W, C) latents with `rgb_as_latents`; any size. elevation, azimuth:
-        (B,) degrees. Returns loss_sds (0-d, to be weighted by lambda_sds), grad_norm, min_step, max_step, norms
-        and cosine of the terms, and `eval` on request.
+        (B,) degrees. Returns loss_sds (0-d, to be weighted by lambda_sds), grad_norm, min_step, max_step, the number
+        of elements that count as 0 because they are not finite, norms and cosine of the terms, and `eval` on request.
         """
         x = self._to_x(rgb, rgb_as_latents)
         text = self._embed(prompt_utils, elevation, azimuth, camera_distances)
@@ -122,7 +122,7 @@ class Guidance(BaseObject):
         t = self.noise.timesteps(self.min_step, self.max_step, len(x), **draw)
         self.set_reference(kwargs)
         result = self.distillation(x, text, t, self.noise.draw(x.shape, **draw), self.omega)
-        gradient = self._without_overflow(result.gradient)
+        gradient, overflowed = self._without_overflow(result.gradient, x)
         if self.grad_clip_val is not None:
             gradient = gradient.clamp(-self.grad_clip_val, self.grad_clip_val)
         output = {
@@ -130,6 +130,7 @@ class Guidance(BaseObject):
             "grad_norm": gradient.norm(),
             "min_step": self.min_step,
             "max_step": self.max_step,
+            "grad_nonfinite": overflowed,
             **diagnostics(result),
         }
         if guidance_eval:
@@ -146,16 +147,23 @@ class Guidance(BaseObject):
         resized = torch.nn.functional.interpolate(latents.float(), size, mode="bilinear", align_corners=False)
         return self.model.decode(resized)
 
-    def _without_overflow(self, gradient: Tensor) -> Tensor:
-        """Single NaN or infinite elements, which half precision can give, become 0, as in threestudio; where every one
-        is, nothing is hidden: the loss is NaN, for the host to stop at."""
-        finite = gradient.isfinite()
-        if finite.all() or not finite.any():
-            return gradient
-        if not self._overflowed:
-            warn(f"{int((~finite).sum())} of {gradient.numel()} elements of the gradient are not finite and count as 0; told once")
-        self._overflowed = True
-        return gradient.where(finite, torch.zeros_like(gradient))
+    def _without_overflow(self, gradient: Tensor, x: Tensor) -> Tuple[Tensor, int]:
+        """The gradient with 0 for NaN and infinite elements, which half precision can give, and their number.
+
+        Nothing is hidden for long: where x itself is not finite the loss is NaN all the same, for the host to stop at,
+        and a gradient without a finite element, which would leave the run at a standstill, is an error.
+        """
+        bad = ~gradient.isfinite()
+        count = int(bad.sum())
+        if count == gradient.numel() and x.isfinite().all():
+            raise UserError(
+                f"guidance, step {self._step}: no element of the gradient is finite, with weights in {_dtype_name(self.model)}; "
+                "try half_precision_weights: bf16 or false"
+            )
+        if count and not self._overflowed:
+            warn(f"{count} of {gradient.numel()} elements of the gradient are not finite and count as 0; told once")
+            self._overflowed = True
+        return gradient.masked_fill(bad, 0.0), count
 
     def _load_model(self) -> DiffusionModel:
         cfg = self.cfg
@@ -164,7 +172,7 @@ class Guidance(BaseObject):
         model = DiffusionModel.load(cfg.pretrained_model_name_or_path, self.device, **settings)
         info(
             f"guidance: {model.space} model '{model.name}', {model.channels}×{model.resolution}×{model.resolution}, "
-            f"{model.schedule.prediction_type}, weights in {str(model.dtype).partition('.')[2]} on {self.device}"
+            f"{model.schedule.prediction_type}, weights in {_dtype_name(model)} on {self.device}"
         )
         return model
 
@@ -194,3 +202,7 @@ class Guidance(BaseObject):
         # Negatives come item by item: (B · N, Nt, D) → (N, B, Nt, D).
         negatives = negatives[0].unflatten(0, weights.shape).transpose(0, 1)
         return TextPair(cond, uncond, negatives, weights.T)
+
+
+def _dtype_name(model: DiffusionModel) -> str:
+    return str(model.dtype).partition(".")[2]

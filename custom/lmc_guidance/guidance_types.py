@@ -70,8 +70,9 @@ class CondGuidance(Guidance):
 class DDSGuidance(Guidance):
     """Delta denoising: away from a source prompt, towards the prompt.
 
-    The reference is `gt_rgb` (B, H, W, 3) in [0, 1] among the arguments of a call; where there is none, as with every
-    system of threestudio's own, the rendered image itself.
+    The reference is `gt_rgb` (B, H, W, 3) in [0, 1] among the keywords of a call; where there is none, the rendered
+    image itself. No system of threestudio's gives it: its editing systems hand it over as the second positional
+    argument, where every other system has the prompts, so that this guidance cannot serve them.
     """
 
     @dataclass

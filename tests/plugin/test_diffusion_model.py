@@ -1,14 +1,16 @@
 """Loading and evaluating frozen models: every kind from its folder alone, every damage in one line."""
 import json
 import shutil
+from fnmatch import fnmatch
+from pathlib import Path
 
 import pytest
 import torch
-from lmc_guidance import DiffusionModel, UserError
+from lmc_guidance import LMCSDS, DiffusionModel, Noise, TextPair, UserError
 from lmc_guidance.diffusion import resize
 from lmc_guidance.schedule import NoiseSchedule
 
-from tests.pipelines import TEXT_WIDTH, write_pixel_pipeline
+from tests.pipelines import TEXT_WIDTH, write_latent_pipeline, write_pixel_pipeline
 
 
 def inputs(model, batch=3, seed=0):
@@ -49,7 +51,9 @@ def test_prediction_equals_the_unet_called_directly(pixel_model):
 
 
 @pytest.mark.parametrize("zero", [True, False])
-def test_a_zero_terminal_snr_is_kept(tmp_path, zero):
+def test_a_zero_terminal_snr_is_kept(tmp_path, monkeypatch, zero):
+    """With diffusers 0.19 too, whose DDPMScheduler drops the option."""
+    monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.rescale_zero_terminal_snr", lambda betas: betas, raising=False)
     folder = write_pixel_pipeline(tmp_path, "v_prediction", size=16)
     path = folder / "scheduler" / "scheduler_config.json"
     config = {**json.loads(path.read_text()), "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -83,6 +87,22 @@ def test_half_precision_weights_stay_within_bounds(pixel_folder, pixel_model):
     assert (eps - pixel_model.predict(z, t, text).eps).abs().max() < 0.05
 
 
+@pytest.mark.parametrize("dtype, share", [(torch.float16, 0.002), (torch.bfloat16, 0.015)], ids=str)
+@pytest.mark.parametrize("t", [500, 980])
+def test_the_lmc_gradient_in_half_precision(tmp_path, dtype, share, t):
+    """An ε-prediction model's error reaches x̂, and so the LMC gradient, σ/α times as large; the bound in docs/swap.md."""
+    folder = write_latent_pipeline(tmp_path, "epsilon", size=8)
+    models = DiffusionModel.load(folder), DiffusionModel.load(folder, dtype=dtype)
+    x, _, text = inputs(models[0])
+    eps, t, texts = torch.randn_like(x), torch.full((len(x),), t), TextPair(text, text.flip(0))
+    blur = lambda x, t, x_hat: 0.5 * x  # noqa: E731
+    exact, half = (LMCSDS(model, blur)(x, texts, t, Noise(eps, eps), 0.0) for model in models)
+    level = models[0].schedule.sigma(t[:1]) / models[0].schedule.alpha(t[:1])
+    assert exact.gradient.dtype == half.gradient.dtype == torch.float32
+    error = (half.gradient - exact.gradient).norm()
+    assert 0 < error < share * level * exact.predictions["c"].eps.norm()
+
+
 def test_channels_last_gives_the_same(pixel_folder, pixel_model):
     z, t, text = inputs(pixel_model)
     other = DiffusionModel.load(pixel_folder, channels_last=True)
@@ -112,6 +132,26 @@ def test_shrinking_averages_instead_of_skipping():
     """A one-pixel checkerboard becomes grey, where plain bilinear sampling would keep a pattern."""
     board = ((torch.arange(64)[:, None] + torch.arange(64)[None]) % 2).float()[None, None]
     assert resize(board, 16).std() < 0.05
+
+
+def test_from_the_hub_only_what_is_needed_is_fetched(latent_folder, tmp_path, monkeypatch):
+    fetched = {}
+
+    def download(name, allow, ignore):
+        """As snapshot_download does, into a folder of its own per call."""
+        folder = tmp_path / str(len(fetched))
+        files = [str(file.relative_to(latent_folder)) for file in latent_folder.rglob("*") if file.is_file()]
+        fetched[folder] = {file for file in files if any(fnmatch(file, pattern) for pattern in allow)}
+        for file in fetched[folder]:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(latent_folder / file, folder / file)
+        return folder
+
+    monkeypatch.setattr("lmc_guidance.folder.download", download)
+    model = DiffusionModel.load("owner/name")
+    assert model.embed(["a red cube"]).shape == (1, 77, TEXT_WIDTH)
+    networks, text = ({Path(file).parts[0] for file in files} for files in fetched.values())
+    assert networks == {"model_index.json", "scheduler", "unet", "vae"} and text == {"tokenizer", "text_encoder"}
 
 
 def test_text_embeddings_tell_prompts_apart(pixel_model):

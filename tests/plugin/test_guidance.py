@@ -165,44 +165,81 @@ def test_pictures_on_request(make, name):
         assert 0 <= pictures[key].min() and pictures[key].max() <= 1
 
 
-def test_the_picture_of_b_is_b(make):
-    """Where x̂ leaves the range of pixels, too."""
-    guidance = make(max_items_eval=0)
-    guidance.set_min_max_steps(0.9, 0.98)
-    seen = []
+def test_the_picture_of_b_is_b(make, monkeypatch):
+    """And that of x̂ the one the LMC term took, where x̂ leaves the range of pixels."""
+    guidance = make(max_items_eval=0, min_step_percent=0.9)
+    seen, predict = [], guidance.model.predict
+    monkeypatch.setattr(guidance.model, "predict", lambda *inputs: seen.append(predict(*inputs)) or seen[0])
     guidance.distillation.corrective.register_forward_hook(lambda _module, _input, b: seen.append(b))
-    guidance._step = 0
-    output = guidance(rendered(), Prompts(), **cameras(2), guidance_eval=True)
-    assert guidance.distillation.clip_x_hat
-    shown = output["eval"]["imgs_1orig"]
-    torch.testing.assert_close(shown, guidance.model.decode(seen[0]).permute(0, 2, 3, 1), atol=1e-5, rtol=0)
+    pictures = run(guidance, rendered(), guidance_eval=True)["eval"]
+    prediction, b = seen
+    x_hat = prediction.x_hat[:2]
+    assert guidance.distillation.clip_x_hat and x_hat.abs().max() > 1
+    for key, x in (("imgs_1orig", b), ("imgs_1step", x_hat)):
+        torch.testing.assert_close(pictures[key], guidance.model.decode(x).permute(0, 2, 3, 1), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("bad, finite", [((0, 0, 0, 0), True), (..., False)])
-def test_single_overflows_count_as_zero_and_a_lost_gradient_shows(make, monkeypatch, capsys, bad, finite):
-    guidance = make("sds-guidance")
-    step = guidance.distillation.__call__
+def overflowing(guidance, monkeypatch, where, value=float("nan")):
+    """The guidance, the gradient of which is not finite at `where`."""
+    distil = guidance.distillation
 
     def overflow(*inputs):
-        result = step(*inputs)
-        result.gradient[bad] = float("nan")
+        result = distil(*inputs)
+        result.gradient[where] = value
         return result
 
     monkeypatch.setattr(guidance, "distillation", overflow)
+    return guidance
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_single_overflows_count_as_zero_are_counted_and_told_once(make, monkeypatch, value):
+    told = []
+    monkeypatch.setattr("lmc_guidance.guidance.warn", told.append)
+    guidance = overflowing(make("sds-guidance"), monkeypatch, (0, 0, 0, slice(3)), value)
     for _ in range(2):
         rgb = rendered()
         output = run(guidance, rgb)
         output["loss_sds"].backward()
-        assert bool(output["loss_sds"].isfinite()) == bool(rgb.grad.isfinite().all()) == finite
-    assert capsys.readouterr().out.count("elements of the gradient are not finite") <= 1
+        assert output["loss_sds"].isfinite() and rgb.grad.isfinite().all() and output["grad_nonfinite"] == 3
+        assert rgb.grad[0, 0, :3, 0].abs().max() == 0 and rgb.grad.abs().sum() > 0
+    assert len(told) == 1 and "3 of 1536 elements" in told[0]
 
 
-@pytest.mark.parametrize("name", ["lmc-guidance", "nfsd-guidance"])
+def test_a_gradient_without_a_finite_element_stops_the_run(make, monkeypatch):
+    with pytest.raises(UserError, match="step 7: no element of the gradient is finite, with weights in .*; try"):
+        run(overflowing(make("sds-guidance"), monkeypatch, ...), rendered(), step=7)
+
+
+def test_a_render_that_is_not_finite_shows_in_the_loss(make):
+    """So that the host stops, or its gradient scaler skips the step."""
+    rgb = rendered(batch=1).detach()
+    rgb[0, 0, 0, 0] = float("nan")
+    assert run(make("sds-guidance"), rgb)["loss_sds"].isnan()
+
+
+@pytest.mark.parametrize("name", ["lmc-guidance", "dds-guidance", "nfsd-guidance"])
 def test_memory_options_work(make, name):
     guidance = make(name, enable_sequential_cpu_offload=True, enable_attention_slicing=True)
     plain = make(name)
     torch.testing.assert_close(run(guidance, rendered())["loss_sds"], run(plain, rendered())["loss_sds"], rtol=1e-4, atol=1e-4)
     assert guidance.model._text is None  # a prompt of the method's own costs no memory afterwards
+
+
+def test_a_latent_models_vae_is_offloaded_too(make, latent_folder):
+    settings = {"pretrained_model_name_or_path": str(latent_folder), "half_precision_weights": False}
+    guidance, plain = make("sds-guidance", enable_sequential_cpu_offload=True, **settings), make("sds-guidance", **settings)
+    assert all(weight.is_meta for network in (guidance.model.unet, guidance.model.vae) for weight in network.parameters())
+    pictures = rendered(), rendered()
+    for model, rgb in zip((guidance, plain), pictures):
+        run(model, rgb)["loss_sds"].backward()
+    torch.testing.assert_close(pictures[0].grad, pictures[1].grad, rtol=1e-4, atol=1e-4)
+
+
+def test_offloading_without_accelerate_is_one_line(make, monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(UserError, match="^enable_sequential_cpu_offload needs accelerate: .*$"):
+        make(enable_sequential_cpu_offload=True)
 
 
 def test_latent_model_takes_rgb_and_latents(make, latent_folder):
@@ -215,6 +252,19 @@ def test_latent_model_takes_rgb_and_latents(make, latent_folder):
     assert guidance.decode_latents(torch.randn(1, 4, 5, 5), latent_height=8, latent_width=8).shape == (1, 3, 64, 64)
     own = guidance.model.resolution  # of latents rendered larger, as systems do for validation
     assert guidance.decode_latents(torch.randn(1, 4, 3 * own, 3 * own)).shape == (1, 3, 8 * own, 8 * own)
+
+
+@pytest.mark.parametrize("asked, made, clips", [(None, True, True), (None, False, False), (True, False, True)])
+def test_x_hat_is_clipped_as_the_corrective_was_made(make, pixel_model, tmp_path, monkeypatch, asked, made, clips):
+    told = []
+    monkeypatch.setattr("lmc_guidance.guidance_types.warn", told.append)
+    fitted, _ = fit_spectral(pixel_model, [(torch.rand(8, 3, SIZE, SIZE), torch.zeros(8, 8, 32))], bins=2, clip_x_hat=made)
+    path = save_corrective(tmp_path / "b.safetensors", fitted, pixel_model)
+    guidance = make(corrective=str(path), clip_x_hat=asked)
+    assert guidance.distillation.clip_x_hat == clips
+    assert [line for line in told if "clip_x_hat" in line] == (
+        [] if clips == made else ["guidance.clip_x_hat is True, the corrective was made with False"]
+    )
 
 
 def test_corrective_beside_the_model_is_found(make, pixel_folder, corrective, tmp_path):
@@ -239,6 +289,7 @@ def test_corrective_beside_the_model_is_found(make, pixel_folder, corrective, tm
         ("sds-guidance", {"fixed_noise": "lmc"}, "no LMC term"),
         ("ms-sds-guidance", {"denoising_steps": 0}, "denoising_steps is 0"),
         ("sds-guidance", {"weighting_strategy": "heavy"}, "weighting_strategy is 'heavy'"),
+        ("sds-guidance", {"half_precision_weights": "fp8"}, "half_precision_weights is 'fp8'"),
     ],
 )
 def test_refusals(make, name, settings, words):
@@ -397,6 +448,7 @@ def test_half_precision_weights_follow_the_machine(make, monkeypatch):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda native=native: native, raising=False)
         assert make().model.dtype == expected
         assert make(half_precision_weights=False).model.dtype == torch.float32
+        assert make(half_precision_weights="bf16").model.dtype == torch.bfloat16
 
 
 def test_with_ministudios_own_prompt_processor(make, pixel_folder, tmp_path, monkeypatch):
