@@ -90,7 +90,8 @@ def _page(trust: Trust, title: str, about: dict[str, Any]) -> str:
     return _PAGE.format(
         title=html.escape(title), about="<br>".join(html.escape(f"{k}: {v}") for k, v in about.items()),
         verdicts="".join(f'<li class="verdict">{html.escape(v)}</li>' for v in trust.verdicts()), draws=trust.draws,
-        told=told if trust.sees_x_hat else "", errors=_plot_errors(trust), margins=_plot_margins(trust), spectra=_plot_spectra(trust),
+        told=told if trust.sees_x_hat else "", errors=_plot_errors(trust), margins=_plot_margins(trust),
+        spectra=_plot_spectra(trust),
         errors_table=_html_table(table(trust)), statistics_table=_html_table(_statistics(trust)))
 
 
