@@ -92,6 +92,11 @@ class Options(ModelOptions):
     docs: Path | None = None
     """Also write the page here, its figures into images/ beside it."""
 
+    def methods_of(self, task: Task) -> list[str]:
+        """The methods that a task runs: those that apply to it and are not left out."""
+        apply = [method for method in self.methods if not (method == "dds" and task == "synthesis")]
+        return [method for method in apply if f"{task}:{method}" not in self.skip]
+
 
 class Cell(NamedTuple):
     """One method at one ω on some prompts: the unit of work, of resuming and of the tables."""
@@ -204,8 +209,7 @@ class Bench:
         if not (folder / "translator.safetensors").is_file():
             torch.manual_seed(0)
             network = Translator(TranslatorSpec(TRANSLATION_TARGETS, size, width, max_width=8 * width))
-            shown = TRANSLATION_SHOWN if method == "dds" else None
-            module = translation.Translation(network, distillation, data, recipe, shown)
+            module = translation.Translation(network, distillation, data, recipe, TRANSLATION_SHOWN)
             if not translation.train(module, folder, device=self.model.device):
                 raise Interrupted("stopped while training a translator; the same command goes on from there")
             save_translator(folder / "translator.safetensors", network, {"method": method, "omega": omega})
@@ -230,9 +234,7 @@ def run_task(bench: Bench, task: str, findings: page.Findings) -> None:
     yardstick = bench.with_samples(bench.test)
     captions = page.sample_captions(bench.test, yardstick.samples)
     findings.samples = metrics.ImageSet("diffusion samples", yardstick.samples, captions)
-    for method in bench.options.methods:
-        if (method == "dds" and task == "synthesis") or f"{task}:{method}" in bench.options.skip:
-            continue
+    for method in bench.options.methods_of(task):
         omega, grid = bench.tune(task, method)
         images = bench.run(Cell(task, method, omega, bench.test, tuple(range(bench.options.seeds))))
         findings.add(task, method, omega, images, metrics.measure(images, yardstick), grid)
@@ -266,10 +268,10 @@ def main() -> None:
     for task in ("synthesis", "editing"):
         if task in options.tasks:
             run_task(bench, task, findings)
-    if "synthesis" in options.tasks and {"sds", "lmc", "cond"} <= set(options.methods):
+    if "synthesis" in options.tasks and {"sds", "lmc", "cond"} <= set(options.methods_of("synthesis")):
         run_claims(bench, findings)
     if "translation" in options.tasks:
-        for method in (m for m in options.methods if f"translation:{m}" not in options.skip):
+        for method in options.methods_of("translation"):
             omega = findings.omega.get(("editing", method), methods.CUSTOMARY_OMEGA[method])
             images = _join(bench.translator(method, omega))
             findings.add("translation", method, omega, images, metrics.measure(images, bench.by), [])

@@ -90,8 +90,8 @@ class OptimisationOptions(ModelOptions):
         return self.out if self.out is not None else ROOT / "outputs" / "2d" / f"{tool}-{method}-{slug(prompt, 24)}-{code}"
 
 
-def settings(distillation: Distillation, recipe: Recipe, method: str, **more: Any) -> dict[str, Any]:
-    """Everything that decides a run's result, for its JSON."""
+def settings(distillation: Distillation, recipe: Any, method: str, **more: Any) -> dict[str, Any]:
+    """Everything that decides a run's result, for its JSON; recipe: a dataclass, of an optimisation or a training."""
     model = distillation.model
     made_with = {"corrective": methods.corrective_code(distillation), "precision": str(model.dtype), "model": model_identity(model)}
     return {"method": method, **dataclasses.asdict(recipe), **more, **made_with}

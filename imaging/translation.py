@@ -68,9 +68,10 @@ class Translation(pl.LightningModule):
         self._noise = NoiseSource(recipe.seed, recipe.fixed_noise, recipe.noise_mix)
         self._prompts = sources.prompts(network.spec.targets)
         self._text = embed(distillation.model, self._prompts)
-        shown = [source_prompt and sources.prompt(i, source_prompt) for i in range(len(sources.training))]
-        self._shown = {prompt: distillation.model.embed([prompt]) for prompt in set(shown) - {None}}
-        self._shown_in = shown  # by training image
+        is_dds = source_prompt is not None and hasattr(distillation, "source")
+        shown = [sources.prompt(i, source_prompt) for i in range(len(sources.training))] if is_dds else []
+        embeddings = {prompt: distillation.model.embed([prompt]) for prompt in set(shown)}
+        self._shown = [embeddings[prompt] for prompt in shown]  # (1, Nt, D) for each training image
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.network.parameters(), self.recipe.learning_rate)
@@ -102,7 +103,7 @@ class Translation(pl.LightningModule):
         rows = torch.tensor([self._prompts.index(prompt) for prompt in prompts], device=self._text.cond.device)
         text = TextPair(self._text.cond[rows], self._text.uncond[rows])
         if self._shown:  # DDS
-            self._distillation.source = torch.cat([self._shown[self._shown_in[i]] for i in index])
+            self._distillation.source = torch.cat([self._shown[i] for i in index])
         return self._sources.training[index].to(self.device), classes.to(self.device), text
 
     def _gradient(self, x: Tensor, original: Tensor, text: TextPair, step: int) -> Tensor:

@@ -104,10 +104,11 @@ def train_denoiser(options: Options) -> None:
 
 def fit_corrective(options: Options) -> None:
     """The closed-form filter and its model card, written beside the diffusion model; one pass over the images."""
+    from lmc_guidance.checkpoint import FILE_NAME
     from tools import train_corrective
 
     train_corrective.run(train_corrective.Options(
-        model=str(options.models), out=options.models / "corrective.safetensors", images=options.images,
+        model=str(options.models), out=options.models / FILE_NAME, images=options.images,
         seed=CORRECTIVE_SEED, report=False))
 
 

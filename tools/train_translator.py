@@ -23,11 +23,10 @@ import tyro  # noqa: E402
 
 from imaging import methods, sources  # noqa: E402
 from imaging.console import Interrupted, run_tool, slug  # noqa: E402
-from imaging.options import ROOT, ModelOptions  # noqa: E402
+from imaging.options import ROOT, ModelOptions, settings  # noqa: E402
 from imaging.pictures import write_image  # noqa: E402
 from imaging.translation import Translation, TranslationRecipe, open_run, quiet_engine, train  # noqa: E402
 from imaging.translator import Translator, TranslatorSpec, save_translator  # noqa: E402
-from lmc_guidance.checkpoint import model_identity  # noqa: E402
 
 
 @dataclasses.dataclass
@@ -83,12 +82,11 @@ def main() -> None:
     spec = TranslatorSpec(tuple(dict.fromkeys(options.targets)), model.image_size, options.width, max_width=8 * options.width)
     module = Translation(Translator(spec), distillation, images, recipe, options.source_prompt)
     folder = options.out or ROOT / "outputs" / "2d" / f"translator-{options.method}-{slug(options.source)}"
-    record = {
-        "method": options.method, **dataclasses.asdict(recipe), "source": options.source, "targets": spec.targets,
-        "training_images": len(images.training), "held_out": [images.names[i] for i in images.held_out_index],
-        "width": options.width, "source_prompt": options.source_prompt, "precision": str(model.dtype),
-        "corrective": methods.corrective_code(distillation), "model": model_identity(model),
-    }
+    record = settings(
+        distillation, recipe, options.method, source=options.source, targets=spec.targets, width=options.width,
+        training_images=len(images.training), held_out=[images.names[i] for i in images.held_out_index],
+        source_prompt=options.source_prompt,
+    )
     open_run(folder, record)
     for i, image in zip(images.held_out_index, images.held_out):
         write_image(folder / "held_out" / f"{Path(images.names[i]).stem}.png", image)

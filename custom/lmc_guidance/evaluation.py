@@ -18,7 +18,7 @@ def pictures(model: DiffusionModel, result: Result, max_items: int = 4) -> Dict[
     step, p = result.step, result.predictions
     shown = len(step.x) if max_items <= 0 else min(max_items, len(step.x))
     lmc = result.terms.get("lmc")
-    x_hat = p["lmc" if "lmc" in p else "c"].x_hat
+    x_hat = p.get("lmc", p["c"]).x_hat
     columns = {
         "imgs_noisy": step.z if lmc is None else step.z_lmc,
         "imgs_1step": x_hat,

@@ -61,14 +61,14 @@ class LMCSDS(Distillation):
         return {**super().queries(step), **own}
 
     def terms(self, step: Step, p: Dict[str, Prediction]) -> Dict[str, Tensor]:
-        x_hat = p["lmc" if "lmc" in p else "c"].x_hat
+        x_hat = p["lmc"].x_hat
         return {"cond": self.cond(step, p), "lmc": gradients.lmc(self.corrective(step.x, step.t, x_hat), x_hat)}
 
     def predict(self, step: Step, queries: Queries) -> Dict[str, Prediction]:
-        """As in the base class, x̂_c as the LMC term takes it."""
+        """As in the base class; `lmc` is there always, its x̂ as the LMC term takes it."""
         p = super().predict(step, queries)
-        name = "lmc" if "lmc" in p else "c"
-        return {**p, name: Prediction(p[name].eps, p[name].x_hat.clamp(-1, 1))} if self.clip_x_hat else p
+        seen = p.get("lmc", p["c"])
+        return {**p, "lmc": Prediction(seen.eps, seen.x_hat.clamp(-1, 1)) if self.clip_x_hat else seen}
 
     def scale(self, step: Step) -> float:
         return gradients.rescaling(step.omega) if self.rescale else 1.0

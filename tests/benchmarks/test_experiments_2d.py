@@ -99,6 +99,12 @@ def test_claims_on_sets_whose_answers_are_known(monkeypatch):
     assert verdicts["High ω with SDS repeats detail (the Janus problem)"] == "not testable here"
 
 
+def test_methods_of_a_task_are_those_that_apply_and_are_not_left_out():
+    options = bench.Options(methods=("sds", "dds", "lmc"), skip=("editing:sds", "translation:dds"))
+    assert options.methods_of("synthesis") == ["sds", "lmc"]
+    assert options.methods_of("editing") == ["dds", "lmc"] and options.methods_of("translation") == ["sds", "lmc"]
+
+
 def test_a_verdict_follows_from_the_interval():
     verdict = lambda low, high: page.Claim("", "", Estimate((low + high) / 2, low, high, 9)).verdict  # noqa: E731
     assert verdict(0.1, 0.3) == "confirmed" and verdict(-0.3, -0.1) == "contradicted" and verdict(-0.1, 0.3) == "not confirmed"

@@ -19,11 +19,6 @@ from pathlib import Path
 import numpy as np
 from numba import njit, prange
 
-def are_compiled() -> bool:
-    """Whether an earlier run left the machine code of these kernels in numba's cache."""
-    return any(Path(gather.stats.cache_path).glob("hash_kernels.gather*.nbi"))
-
-
 _JIT = dict(cache=True, fastmath=True, nogil=True)
 _BLOCK = 2048  # points that stay in the first-level cache while a thread walks the levels
 
@@ -184,3 +179,8 @@ def position_gradient(x, direction, g, table, out, n_levels, scales, resolutions
                 out[i, 0] += scale * dx
                 out[i, 1] += scale * dy
                 out[i, 2] += scale * dz
+
+
+def are_compiled() -> bool:
+    """Whether an earlier run left the machine code of these kernels in numba's cache."""
+    return any(Path(gather.stats.cache_path).glob("hash_kernels.gather*.nbi"))
