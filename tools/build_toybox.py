@@ -12,6 +12,7 @@ at the end of each stage. Ctrl-C saves first; the same command goes on.
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import Literal
@@ -33,6 +34,12 @@ class Options:
     """Stop each stage after so many minutes, saved; none: at the recipe's goal."""
     images: int | None = None
     """Train on so many images in all instead of the recipe's number."""
+    within: float | None = None
+    """Train on as many images as the machine can in so many minutes, and end with the falling learning rate."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the denoiser trains; auto: a GPU if there is one. The others train on the CPU."""
+    workers: int | None = None
+    """Processes that render for a GPU; none: one a core, less two."""
     work: Path = ROOT / "outputs" / "toybox"
     """Folder for checkpoints, curves (CSV) and sample pictures."""
     models: Path = ROOT / "models" / "toybox"
@@ -77,7 +84,7 @@ def train_clip(options: Options, name: str) -> None:
         recipe = dataclasses.replace(recipe, images=options.images)
     words = tokenizer.build(captions.vocabulary(), options.work / "tokenizer")
     trainee = clip.ClipTrainee(recipe, words)
-    loop.run(trainee, options.work, name, recipe.images, options.minutes)
+    loop.run(trainee, options.work, name, options.minutes, options.within)
     folder = options.models / {"encoder": "clip", "judge": "judge"}[name]
     export.write_clip(trainee.model, words, folder)
     if name == "encoder":
@@ -86,19 +93,24 @@ def train_clip(options: Options, name: str) -> None:
 
 def train_denoiser(options: Options) -> None:
     """The diffusion U-Net, on the finished text encoder."""
+    import torch
     from transformers import CLIPTextModel, CLIPTokenizer
 
     from training import denoiser, export, loop
 
     recipe = denoiser.DenoiserRecipe()
+    device = {"auto": "cuda" if torch.cuda.is_available() else "cpu"}.get(options.device, options.device)
+    if device == "cuda":
+        recipe = denoiser.on_gpu(recipe, options.workers or max(1, os.cpu_count() - 2))
     if options.images:
         recipe = dataclasses.replace(recipe, images=options.images)
     words = CLIPTokenizer.from_pretrained(options.models / "tokenizer")
     encoder = CLIPTextModel.from_pretrained(options.models / "text_encoder")
-    trainee = denoiser.DenoiserTrainee(recipe, words, encoder)
+    trainee = denoiser.DenoiserTrainee(recipe, words, encoder, device)
     if options.keep:
         trainee.start_from(*export.read_unet(options.models))
-    loop.run(trainee, options.work, "denoiser", recipe.images, options.minutes)
+    loop.run(trainee, options.work, "denoiser", options.minutes, options.within,
+             save_every=600 if device == "cpu" else 100)
     export.write_unet(trainee.ema, trainee.images_seen, options.models)
 
 

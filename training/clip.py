@@ -110,10 +110,11 @@ class ClipTrainee:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), recipe.learning_rate,
                                            weight_decay=0.05, betas=(0.9, 0.98))
         self.images_seen = self.step_index = 0
+        self.goal = recipe.images
 
     def _learning_rate(self) -> float:
         """Linear warm-up, then half a cosine down to a hundredth."""
-        progress = self.images_seen / self.recipe.images
+        progress = self.images_seen / self.goal
         decay = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
         return self.recipe.learning_rate * min(1.0, (self.step_index + 1) / 100) * decay
 
@@ -133,7 +134,7 @@ class ClipTrainee:
         images = augment(torch.from_numpy(batch.images).permute(0, 3, 1, 2), generator)
         texts, named = self._candidates(batch)
         tokens = self.tokenizer(texts, padding=True, return_tensors="pt")
-        with fast_autocast():
+        with fast_autocast(images.device):
             seen, read = image_features(self.model, images * 2 - 1), text_features(self.model, tokens)
         same = torch.tensor([[a == b for b in named] for a in batch.things])
         loss = contrastive_loss(self.model.logit_scale.exp() * seen.float() @ read.float().T, same)

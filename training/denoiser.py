@@ -20,10 +20,10 @@ from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from toybox import dataset
+from toybox import dataset, render
 from toybox.captions import HELD_OUT, THINGS
-from toybox.render import Scenes
 
+from . import feed
 from .geometry import GeometryHeads
 from .loop import fast_autocast
 
@@ -39,12 +39,20 @@ class DenoiserRecipe:
     seed: int = 2
     images: int = 300_000  # in all
     small_images: int = 45_000  # of these, the first so many at half the resolution
-    decay_images: int = 40_000  # of these, the last so many at a falling learning rate
+    decay_share: float = 0.13  # of the images of a run, the last ones at a falling learning rate
     batch_size: int = 16  # twice that at half the resolution
     learning_rate: float = 4e-4
     caption_dropout: float = 0.1
     ema_decay: float = 0.999
     geometry_weight: float = 0.05  # of the supervision by the known scene, see `training.geometry`
+    workers: int = 0  # processes that render ahead; none: each batch is rendered when it is needed, all of it new
+    new_share: float = 0.25  # of a batch, where workers render; the others have been seen under other noise
+    stored_images: int = 250_000  # kept for that, 26 kB each
+
+
+def on_gpu(recipe: DenoiserRecipe, workers: int) -> DenoiserRecipe:
+    """The recipe for a device that trains faster than `workers` processes render."""
+    return dataclasses.replace(recipe, batch_size=256, learning_rate=1e-3, decay_share=0.4, workers=workers)
 
 
 def build_unet(recipe: DenoiserRecipe, text_width: int) -> UNet2DConditionModel:
@@ -72,9 +80,13 @@ def build_scheduler() -> DDPMScheduler:
 @torch.no_grad()
 def encode_text(captions: list[str], tokenizer: CLIPTokenizer, encoder: CLIPTextModel) -> Tensor:
     """Last hidden states (B, tokens, width) of the captions, padded as a prompt processor pads."""
-    ids = tokenizer(captions, padding="max_length", truncation=True,
-                    max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
-    return encoder(ids)[0]
+    return encoder(token_ids(captions, tokenizer).to(encoder.device))[0]
+
+
+def token_ids(captions: list[str], tokenizer: CLIPTokenizer) -> Tensor:
+    """(B, tokens) int64, padded to the tokenizer's length."""
+    return tokenizer(captions, padding="max_length", truncation=True,
+                     max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
 
 
 def draw_levels(batch: int, generator: torch.Generator) -> Tensor:
@@ -95,77 +107,99 @@ def draw_levels(batch: int, generator: torch.Generator) -> Tensor:
 @torch.no_grad()
 def sample_images(unet: UNet2DConditionModel, text: Tensor, uncond: Tensor, seed: int,
                   steps: int = 50, guidance: float = 3.0) -> Tensor:
-    """DDIM samples (B, 3, 64, 64) in [0, 1].
+    """DDIM samples (B, 3, 64, 64) in [0, 1], on the CPU; the same noise on every device.
 
     text, uncond: (B, tokens, width). guidance: the customary scale s, i.e. method.md's omega + 1.
     """
     scheduler = DDIMScheduler.from_config(build_scheduler().config, timestep_spacing="trailing")
     scheduler.set_timesteps(steps)
     size = unet.config.sample_size
-    x = torch.randn(len(text), 3, size, size, generator=torch.Generator().manual_seed(seed))
+    x = torch.randn(len(text), 3, size, size, generator=torch.Generator().manual_seed(seed)).to(unet.device)
     both = torch.cat([text, uncond])
     for t in scheduler.timesteps:
-        with fast_autocast():
+        with fast_autocast(unet.device):
             v = unet(torch.cat([x, x]), t, both).sample.float()
         v_c, v_u = v.chunk(2)
         x = scheduler.step(v_u + guidance * (v_c - v_u), t, x).prev_sample
-    return (x / 2 + 0.5).clamp(0, 1)
+    return (x / 2 + 0.5).clamp(0, 1).cpu()
 
 
 class DenoiserTrainee:
     """Denoising training of the U-Net and its moving average (see `training.loop.Trainee`)."""
 
-    def __init__(self, recipe: DenoiserRecipe, tokenizer: CLIPTokenizer, encoder: CLIPTextModel) -> None:
-        self.recipe, self.tokenizer, self.encoder = recipe, tokenizer, encoder.eval().requires_grad_(False)
+    def __init__(self, recipe: DenoiserRecipe, tokenizer: CLIPTokenizer, encoder: CLIPTextModel,
+                 device: str = "cpu") -> None:
+        self.recipe, self.tokenizer, self.device = recipe, tokenizer, torch.device(device)
+        self.encoder = encoder.eval().requires_grad_(False).to(self.device)
         # A step of 16 images takes 0.84 of the time that channels first and unfused attention take (medians of 5).
-        self.unet = build_unet(recipe, encoder.config.hidden_size).to(memory_format=torch.channels_last)
+        self.unet = build_unet(recipe, encoder.config.hidden_size).to(self.device, memory_format=torch.channels_last)
         self.ema = copy.deepcopy(self.unet).requires_grad_(False)
         self.scheduler = build_scheduler()
-        self.geometry = GeometryHeads(self.unet, seed=recipe.seed)
+        self.geometry = GeometryHeads(self.unet, seed=recipe.seed).to(self.device)
         self.optimizer = torch.optim.AdamW([*self.unet.parameters(), *self.geometry.parameters()],
                                            recipe.learning_rate, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
-        self.images_seen = self.step_index = self.first_step = 0
+        self.images_seen = self.step_index = self.first_step = self.first_image = 0
+        self.goal, self.loss = recipe.images, 0.0
+        self._denoise = torch.compile(self._denoise) if self.device.type == "cuda" else self._denoise
+        self._feed = Feed(recipe, tokenizer, self.device) if recipe.workers else None
 
     def start_from(self, unet: UNet2DConditionModel, images_seen: int) -> None:
         """Take over weights whose optimiser state is lost: the rate warms up anew, the data go on."""
         self.unet.load_state_dict(unet.state_dict())
         self.ema.load_state_dict(unet.state_dict())
-        self.images_seen = images_seen
+        self.images_seen = self.first_image = images_seen
         self.step_index = self.first_step = images_seen // self.recipe.batch_size
 
-    def _batch(self) -> tuple[Tensor, Tensor, Scenes]:
-        """Images (B, 3, S, S) in [-1, 1], text states, some of them of the empty caption, and what is shown."""
+    def _batch(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Images (B, 3, S, S) in [-1, 1]; text states, some of them of the empty caption; what is shown, (B, 7, s, s)."""
         r = self.recipe
-        small = self.images_seen < r.small_images
-        batch = dataset.batch(r.seed, self.step_index, r.batch_size * (2 if small else 1),
-                              SAMPLE_SIZE // 2 if small else SAMPLE_SIZE)
-        drop = np.random.default_rng([r.seed, self.step_index, 1]).random(len(batch.captions))
-        captions = ["" if d < r.caption_dropout else c for d, c in zip(drop, batch.captions)]
-        images = torch.from_numpy(batch.images).permute(0, 3, 1, 2) * 2 - 1
-        return images, encode_text(captions, self.tokenizer, self.encoder), batch.scenes
+        if self._feed is not None:
+            images, ids, surface = self._feed.batch(self.step_index)
+        else:
+            small = self.images_seen < r.small_images
+            size = SAMPLE_SIZE // 2 if small else SAMPLE_SIZE
+            batch = dataset.batch(r.seed, self.step_index, r.batch_size * (2 if small else 1), size)
+            images, ids = feed.pixels(batch.images) * 2 - 1, token_ids(batch.captions, self.tokenizer)
+            surface = feed.pixels(render.surface(batch.scenes, size // 2))
+        drop = np.random.default_rng([r.seed, self.step_index, 1]).random(len(images)) < r.caption_dropout
+        empty = token_ids([""], self.tokenizer)
+        ids = torch.where(torch.from_numpy(drop)[:, None].to(ids.device), empty.to(ids.device), ids)
+        with torch.no_grad():
+            text = self.encoder(ids.to(self.device))[0]
+        return images.to(self.device), text, surface.to(self.device)
 
-    def _loss(self, x: Tensor, text: Tensor) -> Tensor:
+    def _denoise(self, z: Tensor, t: Tensor, text: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """v and the features that the geometry heads read."""
+        return self.unet(z, t, text).sample, list(self.geometry.features)
+
+    def _loss(self, x: Tensor, text: Tensor, surface: Tensor) -> tuple[Tensor, Tensor]:
+        """Denoising loss and geometry loss."""
         generator = torch.Generator().manual_seed(self.recipe.seed + 7919 * self.step_index)
         steps = self.scheduler.config.num_train_timesteps
-        t = (draw_levels(len(x), generator) * steps).long()
-        noise = torch.randn(x.shape, generator=generator)
+        t = (draw_levels(len(x), generator) * steps).long().to(self.device)
+        noise = self._noise(x.shape, generator)
         z = self.scheduler.add_noise(x, noise, t).contiguous(memory_format=torch.channels_last)
-        with fast_autocast():
-            v = self.unet(z, t, text).sample
-        return (v.float() - self.scheduler.get_velocity(x, noise, t)).square().mean()
+        with fast_autocast(self.device):
+            v, features = self._denoise(z, t, text)
+        loss = (v.float() - self.scheduler.get_velocity(x, noise, t)).square().mean()
+        return loss, self.geometry.loss(features, surface)
+
+    def _noise(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        """From the generator; on a GPU from one of its own, so that the CPU is not what a step waits for."""
+        if self.device.type == "cuda":
+            generator = torch.Generator(self.device).manual_seed(generator.initial_seed())
+        return torch.randn(shape, generator=generator, device=self.device)
 
     def _learning_rate(self) -> float:
         """Linear warm-up over 200 steps, constant, then linear decay to a hundredth at the goal."""
-        r = self.recipe
-        left = (r.images - self.images_seen) / r.decay_images
-        return r.learning_rate * min(1.0, (self.step_index - self.first_step + 1) / 200, max(left, 0.01))
+        left = (self.goal - self.images_seen) / (self.recipe.decay_share * max(1, self.goal - self.first_image))
+        return self.recipe.learning_rate * min(1.0, (self.step_index - self.first_step + 1) / 200, max(left, 0.01))
 
     def step(self) -> float:
-        images, text, scenes = self._batch()
+        images, text, surface = self._batch()
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
-        loss = self._loss(images, text)
-        geometry = self.geometry.loss(scenes, images.shape[-1])
+        loss, geometry = self._loss(images, text, surface)
         self.optimizer.zero_grad(set_to_none=True)
         (loss + self.recipe.geometry_weight * geometry).backward()
         torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
@@ -173,7 +207,9 @@ class DenoiserTrainee:
         self.images_seen += len(images)
         self.step_index += 1
         self._average()
-        return loss.item()
+        if self.device.type == "cpu" or self.step_index % 20 == 0:  # reading it makes the CPU wait for the GPU
+            self.loss = loss.item()
+        return self.loss
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -186,7 +222,7 @@ class DenoiserTrainee:
         return {"unet": self.unet.state_dict(), "ema": self.ema.state_dict(), "geometry": self.geometry.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "images_seen": self.images_seen, "step_index": self.step_index,
-                "first_step": self.first_step}
+                "first_step": self.first_step, "first_image": self.first_image}
 
     def load_state_dict(self, state: dict) -> None:
         self.unet.load_state_dict(state["unet"])
@@ -194,7 +230,7 @@ class DenoiserTrainee:
         self.geometry.load_state_dict(state["geometry"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.images_seen, self.step_index = state["images_seen"], state["step_index"]
-        self.first_step = state["first_step"]
+        self.first_step, self.first_image = state["first_step"], state.get("first_image", 0)
 
     def sample(self, path: Path) -> None:
         """A sheet of samples: a row of training combinations, a row of held-out ones."""
@@ -203,6 +239,27 @@ class DenoiserTrainee:
         uncond = encode_text([""] * len(things), self.tokenizer, self.encoder)
         images = sample_images(self.ema, text, uncond, seed=0, steps=25)
         write_sheet(images, path, columns=8)
+
+
+class Feed:
+    """Batches from worker processes and a store of earlier images; step i takes chunk i."""
+
+    def __init__(self, recipe: DenoiserRecipe, tokenizer: CLIPTokenizer, device: torch.device) -> None:
+        self.recipe, self.tokenizer, self.device = recipe, tokenizer, device
+        self.store, self.chunks = feed.Store(recipe.stored_images), None
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Images (B, 3, S, S) in [-1, 1], token ids, surfaces (B, 7, S/2, S/2)."""
+        r = self.recipe
+        new = round(r.new_share * r.batch_size)
+        if self.chunks is None:
+            self.chunks = feed.chunks(r.seed + 1, step, new, SAMPLE_SIZE, r.workers, self.device)
+        chunk = next(self.chunks)
+        ids = token_ids(chunk.captions, self.tokenizer)
+        self.store.add(*(c.to(self.device, non_blocking=True) for c in (chunk.images, ids, chunk.surfaces)))
+        generator = torch.Generator().manual_seed(r.seed + 104_729 * step)
+        images, ids, surfaces = self.store.draw(r.batch_size, new, generator)
+        return images.float() / 127.5 - 1, ids, surfaces.float()
 
 
 def write_sheet(images: Tensor, path: Path, columns: int) -> None:

@@ -17,8 +17,6 @@ import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from toybox import render
-
 CHANNELS = 7  # of toybox.render.surface: coverage, point, normal
 
 
@@ -44,10 +42,9 @@ class GeometryHeads(nn.Module):
     def _keep(self, i: int, output: Tensor) -> None:
         self.features[i] = output
 
-    def loss(self, scenes: render.Scenes, size: int) -> Tensor:
-        """Mean over the heads of `surface_loss` for the U-Net's last call, on images of `size` pixels; scalar."""
-        truth = torch.from_numpy(render.surface(scenes, size // 2)).permute(0, 3, 1, 2)
-        losses = [surface_loss(head(feature.float()), truth) for head, feature in zip(self.heads, self.features)]
+    def loss(self, features: list[Tensor], truth: Tensor) -> Tensor:
+        """Mean over the heads of `surface_loss` for the `features` of a U-Net call; scalar."""
+        losses = [surface_loss(head(feature.float()), truth) for head, feature in zip(self.heads, features)]
         return torch.stack(losses).mean()
 
 

@@ -23,6 +23,7 @@ class Trainee(Protocol):
 
     images_seen: int
     step_index: int
+    goal: int  # images in all; the learning rate falls towards it
 
     def step(self) -> float: ...  # one update; returns the loss
     def state_dict(self) -> dict: ...
@@ -41,9 +42,10 @@ def save_atomically(state: dict, path: Path) -> None:
     os.replace(partial, path)
 
 
-def fast_autocast() -> torch.autocast:
-    """bfloat16 where the CPU computes in it; elsewhere float32, where emulating it would take three times as long."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=half_dtype("cpu") == torch.bfloat16)
+def fast_autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 where the device computes in it; on other CPUs float32, since emulating it takes three times as long."""
+    return torch.autocast(device.type, torch.bfloat16,
+                          enabled=device.type == "cuda" or half_dtype(device.type) == torch.bfloat16)
 
 
 class _StopSignal:
@@ -62,25 +64,28 @@ class _StopSignal:
             signal.signal(s, handler)
 
 
-def run(trainee: Trainee, folder: Path, name: str, images: int, minutes: float | None = None,
+def run(trainee: Trainee, folder: Path, name: str, minutes: float | None = None, within: float | None = None,
         save_every: float = 600.0) -> bool:
-    """Train until `images` have been seen; True if the goal was reached.
+    """Train until the trainee's goal; True if it was reached.
 
     folder: holds `<name>.pt` (continued from if it is there) and sample pictures. minutes: stop
-    after so long, with everything saved. save_every: seconds between checkpoints.
+    after so long, with everything saved. within: move the goal to what can be reached in so many
+    minutes, by the speed of the first twentieth of them. save_every: seconds between checkpoints.
     """
     state_file = folder / f"{name}.pt"
     if state_file.exists():
         trainee.load_state_dict(torch.load(state_file, weights_only=True))
-    deadline = time.monotonic() + 60 * (minutes if minutes is not None else 1e9)
+    clock = _Clock(trainee, minutes, within)
     saved, logged, average = time.monotonic(), time.monotonic(), None
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress, _StopSignal() as stop:
-        bar = progress.add_task(name, total=images, completed=trainee.images_seen)
-        while trainee.images_seen < images and time.monotonic() < deadline and not stop.raised:
+        bar = progress.add_task(name, total=trainee.goal, completed=trainee.images_seen)
+        while trainee.images_seen < trainee.goal and not clock.over() and not stop.raised:
             loss = trainee.step()
+            clock.plan()
             average = loss if average is None else 0.98 * average + 0.02 * loss
-            progress.update(bar, completed=trainee.images_seen, description=f"{name} loss {average:.4f}")
+            progress.update(bar, completed=trainee.images_seen, total=trainee.goal,
+                            description=f"{name} loss {average:.4f}")
             if time.monotonic() - logged > 30:
                 logged = time.monotonic()
                 with open(folder / f"{name}.csv", "a") as log:
@@ -91,4 +96,33 @@ def run(trainee: Trainee, folder: Path, name: str, images: int, minutes: float |
                 saved = time.monotonic()
     save_atomically(trainee.state_dict(), state_file)
     trainee.sample(folder / f"{name}-{trainee.images_seen:08d}.png")
-    return trainee.images_seen >= images
+    return trainee.images_seen >= trainee.goal
+
+
+class _Clock:
+    """Deadline and goal: `minutes` stop a run, `within` fits its goal to the speed that it shows at first."""
+
+    def __init__(self, trainee: Trainee, minutes: float | None, within: float | None) -> None:
+        self.trainee, self.start = trainee, time.monotonic()
+        self.minutes, self.within = minutes, within
+        self.mark: tuple[float, int] | None = None  # seconds since the start and images, when measuring began
+        if within is not None:
+            trainee.goal = 10**12  # until the speed is known
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self.start
+
+    def over(self) -> bool:
+        return self.minutes is not None and self.elapsed() >= 60 * self.minutes
+
+    def plan(self) -> None:
+        """Once, after a twentieth of the time from the first step on: set the goal."""
+        if self.within is None:
+            return
+        now, seen = self.elapsed(), self.trainee.images_seen
+        if self.mark is None:
+            self.mark = (now, seen)
+        elif now - self.mark[0] >= 60 * self.within / 20:
+            speed = (seen - self.mark[1]) / (now - self.mark[0])
+            self.trainee.goal = seen + max(0, int(speed * (60 * self.within - now)))
+            self.within = None

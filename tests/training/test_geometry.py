@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from toybox import dataset
-from training import denoiser
+from toybox import dataset, render
+from training import denoiser, feed
 from training.geometry import GeometryHeads, surface_loss
 
 TINY = denoiser.DenoiserRecipe(channels=(16, 16, 32, 32))
@@ -32,14 +32,14 @@ def test_averaging_to_coarse_features_keeps_the_mean_point_of_the_object():
 def test_heads_read_the_unet_of_the_last_call_and_teach_it():
     unet = denoiser.build_unet(TINY, 8)
     heads = GeometryHeads(unet)
-    batch = dataset.batch(0, 0, 4, 32)
+    truth = feed.pixels(render.surface(dataset.batch(0, 0, 4, 32).scenes, 16))
     z, t, text = torch.randn(4, 3, 32, 32), torch.full((4,), 300), torch.randn(4, 5, 8)
     optimizer = torch.optim.Adam([*unet.parameters(), *heads.parameters()], 3e-3)
     losses = []
     for _ in range(15):
         unet(z, t, text)
         assert [f.shape[-1] for f in heads.features] == [4, 8, 16]
-        loss = heads.loss(batch.scenes, 32)
+        loss = heads.loss(heads.features, truth)
         optimizer.zero_grad()
         loss.backward()
         assert unet.mid_block.resnets[0].conv1.weight.grad.abs().sum() > 0

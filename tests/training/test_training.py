@@ -2,14 +2,15 @@
 
 import copy
 import dataclasses
+import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from toybox import captions, dataset
-from training import clip, denoiser, export, loop, tokenizer
+from toybox import captions, dataset, render
+from training import clip, denoiser, export, feed, loop, tokenizer
 from training.evaluate import Rate
 
 TINY_CLIP = clip.ClipRecipe(32, 1, clip.vit(32, 1, 16), 16, seed=5, images=64, batch_size=8)
@@ -73,12 +74,58 @@ def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(kind, words, encoder
 
 
 def test_loop_reaches_its_goal_and_goes_on_from_its_file(words, tmp_path):
-    make = lambda: clip.ClipTrainee(TINY_CLIP, words)
-    assert loop.run(make(), tmp_path, "tiny", images=16)
-    trainee = make()
-    assert loop.run(trainee, tmp_path, "tiny", images=32)
+    make = lambda images: clip.ClipTrainee(dataclasses.replace(TINY_CLIP, images=images), words)
+    assert loop.run(make(16), tmp_path, "tiny")
+    trainee = make(32)
+    assert loop.run(trainee, tmp_path, "tiny")
     assert (trainee.images_seen, trainee.step_index) == (32, 4)
-    assert not loop.run(make(), tmp_path, "tiny", images=10_000, minutes=0.0)
+    assert not loop.run(make(10_000), tmp_path, "tiny", minutes=0.0)
+
+
+def test_a_run_within_minutes_sets_its_goal_by_its_speed(tmp_path):
+    """Ten images a second, three seconds: the goal is 30, and the run ends there by itself."""
+    class Trainee:
+        images_seen = step_index = 0
+        goal = 1
+
+        def step(self):
+            time.sleep(0.1)
+            self.images_seen += 1
+            return 0.0
+
+        state_dict = lambda self: {}
+        sample = lambda self, path: None
+
+    trainee = Trainee()
+    assert loop.run(trainee, tmp_path, "paced", within=3 / 60)
+    assert 20 <= trainee.images_seen <= 31 and trainee.images_seen == trainee.goal
+
+
+def test_a_batch_from_the_store_holds_the_new_images_and_older_ones():
+    store = feed.Store(capacity=6)
+    for first in (0, 4, 8):
+        store.add(torch.arange(first, first + 4), 10 * torch.arange(first, first + 4))
+    assert store.filled == 6
+    number, tenfold = store.draw(50, newest=4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(tenfold, 10 * number)
+    assert set(number[:4].tolist()) == {8, 9, 10, 11} and set(number.tolist()) == set(range(6, 12))
+
+
+def test_workers_render_what_the_data_set_holds_in_its_order():
+    made = feed.chunks(seed=3, first=5, size=2, pixels_wide=16, workers=2, device=torch.device("cpu"))
+    for index in (5, 6, 7):
+        chunk, batch = next(made), dataset.batch(3, index, 2, 16)
+        assert chunk.captions == batch.captions
+        assert (chunk.images.permute(0, 2, 3, 1) / 255 - torch.from_numpy(batch.images)).abs().max() <= 0.5 / 255 + 1e-6
+        assert torch.equal(chunk.surfaces[:, 0], torch.from_numpy(render.surface(batch.scenes, 8)[..., 0]).half())
+
+
+def test_the_recipe_for_a_fast_device_trains_from_its_workers(words, encoder):
+    recipe = dataclasses.replace(TINY_UNET, workers=1, new_share=0.5, stored_images=8)
+    trainee = denoiser.DenoiserTrainee(recipe, words, copy.deepcopy(encoder))
+    before = trainee.unet.conv_in.weight.clone()
+    assert all(trainee.step() > 0 for _ in range(3)) and trainee.images_seen == 12
+    assert trainee._feed.store.filled == 6 and not torch.equal(before, trainee.unet.conv_in.weight)
 
 
 def test_denoiser_folder_reads_back_to_the_same_predictions(words, encoder, tmp_path):
