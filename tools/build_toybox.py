@@ -38,6 +38,8 @@ class Options:
     """Train on as many images as the machine can in so many minutes, and end with the falling learning rate."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the denoiser trains; auto: a GPU if there is one. The others train on the CPU."""
+    learning_rate: float | None = None
+    """Of the denoiser; none: the recipe's. A model that is nearly done wants a smaller one."""
     workers: int | None = None
     """Processes that render for a GPU; none: one a core, less two."""
     work: Path = ROOT / "outputs" / "toybox"
@@ -104,6 +106,8 @@ def train_denoiser(options: Options) -> None:
         recipe = denoiser.on_gpu(recipe, options.workers or max(1, os.cpu_count() - 2))
     if options.images:
         recipe = dataclasses.replace(recipe, images=options.images)
+    if options.learning_rate:
+        recipe = dataclasses.replace(recipe, learning_rate=options.learning_rate)
     words = CLIPTokenizer.from_pretrained(options.models / "tokenizer")
     encoder = CLIPTextModel.from_pretrained(options.models / "text_encoder")
     trainee = denoiser.DenoiserTrainee(recipe, words, encoder, device)

@@ -102,11 +102,11 @@ def test_a_run_within_minutes_sets_its_goal_by_its_speed(tmp_path):
 
 
 def test_a_batch_from_the_store_holds_the_new_images_and_older_ones():
-    store = feed.Store(capacity=6)
+    store = feed.Store(capacity=6, device=torch.device("cpu"))
     for first in (0, 4, 8):
         store.add(torch.arange(first, first + 4), 10 * torch.arange(first, first + 4))
     assert store.filled == 6
-    number, tenfold = store.draw(50, newest=4, generator=torch.Generator().manual_seed(0))
+    number, tenfold = store.draw(50, newest=4, seed=0)
     assert torch.equal(tenfold, 10 * number)
     assert set(number[:4].tolist()) == {8, 9, 10, 11} and set(number.tolist()) == set(range(6, 12))
 
