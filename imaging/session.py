@@ -89,7 +89,9 @@ class Session:
 
     def _finish_batch(self, make: Make, number: int, jobs: Sequence[Job], stop, advance) -> None:
         """Optimise one batch to its end, or to where the user stops it."""
-        state = torch.load(self._state(number), weights_only=True) if self._state(number).is_file() else None
+        state = None
+        if self._state(number).is_file():  # onto the CPU: where it goes on need not be where it was stopped
+            state = torch.load(self._state(number), map_location="cpu", weights_only=True)
         if state is not None and "optimizer" not in state:  # finished earlier
             return advance(len(jobs) * self.settings["steps"])
         optimisation = make(jobs)
