@@ -118,7 +118,8 @@ Trained from nothing on toybox by `tools/build_toybox.py`; the figures are writt
 | --- | --- | --- |
 {parts}
 
-The U-Net has seen {images:,} images. It predicts v on the squared-cosine schedule; its weights are
+The U-Net has been trained on {images:,} images ({machines}; on a GPU three of four images of a
+batch have been in an earlier one, under other noise). It predicts v on the squared-cosine schedule; its weights are
 the moving average, stored in half precision. `text_encoder` is the text tower of `clip`. The judge
 was trained apart, with another seed, architecture and loss, and conditions nothing.
 
@@ -148,8 +149,10 @@ def _parts(models: Path) -> list[str]:
 def write_readme(models: Path, samples: int) -> None:
     """Measure everything and write models/README.md."""
     rows = [f"| {name} | {rate} |" for name, rate in report(models, samples).items()]
-    images = json.loads((models / "training.json").read_text())["denoiser_images"]
+    record = json.loads((models / "training.json").read_text())
+    machines = ", ".join(f"{count:,} on {machine}" for machine, count in record["trained_on"].items())
     (models / "README.md").write_text(_README.format(
-        parts="\n".join(_parts(models)), rows="\n".join(rows), images=images, pool=len(POOL),
+        parts="\n".join(_parts(models)), rows="\n".join(rows), images=record["denoiser_images"],
+        machines=machines, pool=len(POOL),
         held_out=len(HELD_OUT)))
     print("\n".join(rows))

@@ -47,13 +47,24 @@ def write_text_encoder(clip: CLIPModel, tokenizer: CLIPTokenizer, models: Path) 
 
 
 def write_unet(unet: UNet2DConditionModel, images_seen: int, models: Path) -> None:
-    """The U-Net (half precision on disk), its schedule, and the index that makes it a pipeline."""
-    (models / "training.json").write_text(json.dumps({"denoiser_images": images_seen}) + "\n")
+    """The U-Net (half precision on disk), its schedule, the index that makes it a pipeline, and what it was trained on."""
+    record = {"denoiser_images": images_seen, "trained_on": _trained_on(unet, images_seen, models)}
+    (models / "training.json").write_text(json.dumps(record) + "\n")
     half = UNet2DConditionModel.from_config(unet.config)
     half.load_state_dict(unet.state_dict())
     half.to(torch.float16).save_pretrained(models / "unet")
     build_scheduler().save_pretrained(models / "scheduler")
     (models / "model_index.json").write_text(json.dumps(_INDEX, indent=2) + "\n")
+
+
+def _trained_on(unet: UNet2DConditionModel, images_seen: int, models: Path) -> dict[str, int]:
+    """Images by the kind of machine; those since the folder's last U-Net count for the one that it is on now."""
+    record = models / "training.json"
+    before = json.loads(record.read_text()).get("trained_on", {}) if record.exists() else {}
+    if sum(before.values()) > images_seen:  # another model's: this one began anew
+        before = {}
+    name = torch.cuda.get_device_name(unet.device) if unet.device.type == "cuda" else "CPU"
+    return {**before, name: before.get(name, 0) + images_seen - sum(before.values())}
 
 
 def read_unet(models: Path) -> tuple[UNet2DConditionModel, int]:

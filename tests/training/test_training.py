@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import time
 from types import SimpleNamespace
 
@@ -132,7 +133,9 @@ def test_denoiser_folder_reads_back_to_the_same_predictions(words, encoder, tmp_
     from diffusers import UNet2DConditionModel
 
     trainee = denoiser.DenoiserTrainee(TINY_UNET, words, encoder)
-    export.write_unet(trainee.ema, 0, tmp_path)
+    export.write_unet(trainee.ema, 30, tmp_path)
+    export.write_unet(trainee.ema, 50, tmp_path)
+    assert json.loads((tmp_path / "training.json").read_text())["trained_on"] == {"CPU": 50}
     back = UNet2DConditionModel.from_pretrained(tmp_path / "unet", torch_dtype=torch.float32)
     z, t, text = torch.randn(2, 3, 64, 64), torch.tensor([10, 900]), torch.randn(2, 32, 32)
     with torch.no_grad():
