@@ -158,7 +158,8 @@ def gradients(device, dtype=torch.float32):
     dds = DDS(model, model.embed(["a green cone"]))
     dds.reference = x.flip(0)
     lmc = LMCSDS(model, load_corrective(MODEL / FILE_NAME, model).corrective)
-    methods = dict(zip(METHODS, (SDS(model), Cond(model), lmc, dds, NFSD(model, model.embed(["blurry"])), MSSDS(model))))
+    nfsd = NFSD(model, model.embed(["blurry"]))
+    methods = dict(zip(METHODS, (SDS(model), Cond(model), lmc, dds, nfsd, MSSDS(model))))
     return {name: method(x, text, t, drawn, 10.0).gradient.cpu() for name, method in methods.items()}, t.cpu()
 
 
