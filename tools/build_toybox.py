@@ -36,8 +36,8 @@ class Options:
     """Train on so many images in all instead of the recipe's number."""
     within: float | None = None
     """Train on as many images as the machine can in so many minutes, and end with the falling learning rate."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the denoiser trains; auto: a GPU if there is one. The others train on the CPU."""
+    device: str = "auto"
+    """Where the denoiser trains: auto (a GPU if there is one), cpu, cuda, cuda:1. The others train on the CPU."""
     learning_rate: float | None = None
     """Of the denoiser; none: the recipe's. A model that is nearly done wants a smaller one."""
     workers: int | None = None
@@ -95,14 +95,15 @@ def train_clip(options: Options, name: str) -> None:
 
 def train_denoiser(options: Options) -> None:
     """The diffusion U-Net, on the finished text encoder."""
-    import torch
     from transformers import CLIPTextModel, CLIPTokenizer
 
+    from imaging.options import pick_device
     from training import denoiser, export, loop
 
     recipe = denoiser.DenoiserRecipe()
-    device = {"auto": "cuda" if torch.cuda.is_available() else "cpu"}.get(options.device, options.device)
-    if device == "cuda":
+    device = pick_device(options.device)
+    on_gpu = device.type == "cuda"
+    if on_gpu:
         recipe = denoiser.on_gpu(recipe, options.workers or max(1, os.cpu_count() - 2))
     if options.images:
         recipe = dataclasses.replace(recipe, images=options.images)
@@ -114,7 +115,7 @@ def train_denoiser(options: Options) -> None:
     if options.keep:
         trainee.start_from(*export.read_unet(options.models))
     loop.run(trainee, options.work, "denoiser", options.minutes, options.within,
-             save_every=600 if device == "cpu" else 100)
+             save_every=100 if on_gpu else 600)  # some hundred thousand images, against two thousand
     export.write_unet(trainee.ema, trainee.images_seen, options.models)
 
 

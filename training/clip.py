@@ -23,6 +23,7 @@ from imaging.judge import image_features, text_features
 from toybox import captions, dataset
 from toybox.captions import Thing
 
+from . import feed
 from .loop import fast_autocast
 from .tokenizer import MAX_LENGTH
 
@@ -131,7 +132,7 @@ class ClipTrainee:
         batch = dataset.batch(r.seed, self.step_index, r.batch_size, IMAGE_SIZE,
                               view_words=0.5 * (self.step_index % 2))
         generator = torch.Generator().manual_seed(r.seed + 7919 * self.step_index)
-        images = augment(torch.from_numpy(batch.images).permute(0, 3, 1, 2), generator)
+        images = augment(feed.pixels(batch.images), generator)
         texts, named = self._candidates(batch)
         tokens = self.tokenizer(texts, padding=True, return_tensors="pt")
         with fast_autocast(images.device):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Sequence
 
@@ -16,6 +15,7 @@ from lmc_guidance import DiffusionModel
 from toybox import cameras, dataset, render, shapes
 from toybox.captions import HELD_OUT, THINGS, TRAINING, Thing
 
+from . import export, feed
 from .denoiser import sample_images
 
 TIMESTEPS = (950, 850, 700, 500)  # at which the reading of the shape word is measured
@@ -43,7 +43,7 @@ class Rate:
 def true_renders(thing: Thing, views: int = 8, size: int = 64) -> Tensor:
     """Ground-truth turntable (views, 3, size, size) in [0, 1] on grey, lit from the camera."""
     scenes = render.studio(*thing, cameras.turntable(views), background=(0.5, 0.5, 0.5), ambient=0.3)
-    return torch.from_numpy(render.render(scenes, size)[0]).permute(0, 3, 1, 2)
+    return feed.pixels(render.render(scenes, size)[0])
 
 
 def judge_on_truth(judge: Judge, things: Sequence[Thing], views: int = 8) -> Rate:
@@ -76,7 +76,7 @@ def shape_word_gains(model: DiffusionModel, timesteps: Sequence[int], images: in
     error = torch.zeros(len(timesteps), 2)
     for index in range(images // batch_size):
         batch = dataset.batch(seed, index, batch_size, model.resolution)
-        x = torch.from_numpy(batch.images).permute(0, 3, 1, 2) * 2 - 1
+        x = feed.pixels(batch.images) * 2 - 1
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(index))
         texts = [model.embed(captions) for captions in (batch.captions, _other_shapes(batch, seed + index))]
         for i, timestep in enumerate(timesteps):
@@ -149,10 +149,9 @@ def _parts(models: Path) -> list[str]:
 def write_readme(models: Path, samples: int) -> None:
     """Measure everything and write models/README.md."""
     rows = [f"| {name} | {rate} |" for name, rate in report(models, samples).items()]
-    record = json.loads((models / "training.json").read_text())
-    machines = ", ".join(f"{count:,} on {machine}" for machine, count in record["trained_on"].items())
+    trained_on = export.read_trained_on(models)
+    machines = ", ".join(f"{count:,} on {machine}" for machine, count in trained_on.items())
     (models / "README.md").write_text(_README.format(
-        parts="\n".join(_parts(models)), rows="\n".join(rows), images=record["denoiser_images"],
-        machines=machines, pool=len(POOL),
-        held_out=len(HELD_OUT)))
+        parts="\n".join(_parts(models)), rows="\n".join(rows), images=sum(trained_on.values()),
+        machines=machines, pool=len(POOL), held_out=len(HELD_OUT)))
     print("\n".join(rows))

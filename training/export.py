@@ -15,6 +15,7 @@ from .clip import IMAGE_SIZE
 from .denoiser import build_scheduler
 from .tokenizer import write_slow_format
 
+_RECORD = "training.json"
 _INDEX = {
     "_class_name": "DiffusionPipeline",
     "unet": ["diffusers", "UNet2DConditionModel"],
@@ -48,8 +49,8 @@ def write_text_encoder(clip: CLIPModel, tokenizer: CLIPTokenizer, models: Path) 
 
 def write_unet(unet: UNet2DConditionModel, images_seen: int, models: Path) -> None:
     """The U-Net (half precision on disk), its schedule, the index that makes it a pipeline, and what it was trained on."""
-    record = {"denoiser_images": images_seen, "trained_on": _trained_on(unet, images_seen, models)}
-    (models / "training.json").write_text(json.dumps(record) + "\n")
+    record = {"trained_on": _trained_on(unet, images_seen, models)}
+    (models / _RECORD).write_text(json.dumps(record) + "\n")
     half = UNet2DConditionModel.from_config(unet.config)
     half.load_state_dict(unet.state_dict())
     half.to(torch.float16).save_pretrained(models / "unet")
@@ -59,8 +60,7 @@ def write_unet(unet: UNet2DConditionModel, images_seen: int, models: Path) -> No
 
 def _trained_on(unet: UNet2DConditionModel, images_seen: int, models: Path) -> dict[str, int]:
     """Images by the kind of machine; those since the folder's last U-Net count for the one that it is on now."""
-    record = models / "training.json"
-    before = json.loads(record.read_text()).get("trained_on", {}) if record.exists() else {}
+    before = read_trained_on(models) if (models / _RECORD).exists() else {}
     if sum(before.values()) > images_seen:  # another model's: this one began anew
         before = {}
     name = torch.cuda.get_device_name(unet.device) if unet.device.type == "cuda" else "CPU"
@@ -70,4 +70,9 @@ def _trained_on(unet: UNet2DConditionModel, images_seen: int, models: Path) -> d
 def read_unet(models: Path) -> tuple[UNet2DConditionModel, int]:
     """The finished U-Net of a folder, in single precision, and the images that it has seen."""
     unet = UNet2DConditionModel.from_pretrained(models / "unet", torch_dtype=torch.float32)
-    return unet, json.loads((models / "training.json").read_text())["denoiser_images"]
+    return unet, sum(read_trained_on(models).values())
+
+
+def read_trained_on(models: Path) -> dict[str, int]:
+    """The images that the folder's U-Net was trained on, by the kind of machine."""
+    return json.loads((models / _RECORD).read_text())["trained_on"]
