@@ -37,7 +37,8 @@ class Options:
     within: float | None = None
     """Train on as many images as the machine can in so many minutes, and end with the falling learning rate."""
     device: str = "auto"
-    """Where the denoiser trains: auto (a GPU if there is one), cpu, cuda, cuda:1. The others train on the CPU."""
+    """Where the denoiser trains, and where models are evaluated: auto (a GPU if there is one), cpu, cuda, cuda:1.
+    The others train on the CPU."""
     learning_rate: float | None = None
     """Of the denoiser; none: the recipe's. A model that is nearly done wants a smaller one."""
     workers: int | None = None
@@ -134,8 +135,9 @@ def main() -> None:
     if options.preview:
         return preview(options.preview)
     if options.evaluate:
+        from imaging.options import pick_device
         from training import evaluate
-        return evaluate.write_readme(options.models, options.samples)
+        return evaluate.write_readme(options.models, options.samples, pick_device(options.device))
     options.work.mkdir(parents=True, exist_ok=True)
     for stage in ("encoder", "denoiser", "judge", "corrective") if options.stage == "all" else [options.stage]:
         if stage == "denoiser":

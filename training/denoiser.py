@@ -16,10 +16,14 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from imaging import samples
+from imaging.synthesis import Job
+from lmc_guidance import DiffusionModel, TextPair
+from lmc_guidance.schedule import NoiseSchedule
 from toybox import dataset, render
 from toybox.captions import HELD_OUT, THINGS
 
@@ -102,28 +106,6 @@ def draw_levels(batch: int, generator: torch.Generator) -> Tensor:
     share = share[torch.randperm(batch, generator=generator)]
     middle = torch.sigmoid(1.4 + torch.special.ndtri(share.clamp(1e-6, 1 - 1e-6)))
     return torch.where(torch.arange(batch) % 4 == 0, share, middle).clamp(max=1 - 1e-6)
-
-
-@torch.no_grad()
-def sample_images(unet: UNet2DConditionModel, text: Tensor, uncond: Tensor, seed: int,
-                  steps: int = 50, guidance: float = 3.0) -> Tensor:
-    """DDIM samples (B, 3, 64, 64) in [0, 1], on the CPU; the same noise on every device.
-
-    text, uncond: (B, tokens, width). guidance: the customary scale s, i.e. method.md's omega + 1.
-    """
-    scheduler = DDIMScheduler.from_config(build_scheduler().config, timestep_spacing="trailing")
-    scheduler.set_timesteps(steps)
-    size = unet.config.sample_size
-    x = torch.randn(len(text), 3, size, size, generator=torch.Generator().manual_seed(seed)).to(unet.device)
-    both = torch.cat([text, uncond])
-    for t in scheduler.timesteps:
-        with fast_autocast(unet.device):
-            v = unet(torch.cat([x, x]), t, both).sample.float()
-        v_c, v_u = v.chunk(2)
-        # ε must follow the clipped x̂, else the clipping pulls z off its noise level: of 48 samples at guidance 3
-        # 28 showed their caption without this, 46 with it.
-        x = scheduler.step(v_u + guidance * (v_c - v_u), t, x, use_clipped_model_output=True).prev_sample
-    return (x / 2 + 0.5).clamp(0, 1).cpu()
 
 
 class DenoiserTrainee:
@@ -238,9 +220,10 @@ class DenoiserTrainee:
     def sample(self, path: Path) -> None:
         """A sheet of samples: a row of training combinations, a row of held-out ones."""
         things = [*THINGS[1::61][:8], *HELD_OUT[::6][:8]]
-        text = encode_text([t.caption for t in things], self.tokenizer, self.encoder)
-        uncond = encode_text([""] * len(things), self.tokenizer, self.encoder)
-        images = sample_images(self.ema, text, uncond, seed=0, steps=25)
+        caption, empty = ([t.caption for t in things], [""] * len(things))
+        text = TextPair(*(encode_text(words, self.tokenizer, self.encoder) for words in (caption, empty)))
+        schedule = NoiseSchedule(self.scheduler.alphas_cumprod.to(self.device), self.scheduler.config.prediction_type)
+        images = samples.ddim(DiffusionModel(self.ema, schedule), [Job(c, 0) for c in caption], steps=25, text=text)
         write_sheet(images, path, columns=8)
 
 

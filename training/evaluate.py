@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from imaging import samples
 from imaging.judge import Judge
+from imaging.synthesis import Job
 from lmc_guidance import DiffusionModel
 from toybox import cameras, dataset, render, shapes
 from toybox.captions import HELD_OUT, THINGS, TRAINING, Thing
 
 from . import export, feed
-from .denoiser import sample_images
 
 TIMESTEPS = (950, 850, 700, 500)  # at which the reading of the shape word is measured
 POOL = [thing.caption for thing in THINGS]  # all captions that differ in shape, colour or pattern
@@ -54,12 +55,10 @@ def judge_on_truth(judge: Judge, things: Sequence[Thing], views: int = 8) -> Rat
 
 
 def judge_on_samples(judge: Judge, model: DiffusionModel, things: Sequence[Thing], seed: int,
-                     batch_size: int = 16) -> dict[str, Rate]:
-    """Retrieval by one DDIM sample (50 steps, guidance 3) per thing: of the whole caption, and of each word in it."""
-    images = []
-    for start in range(0, len(things), batch_size):
-        text = model.embed([t.caption for t in things[start:start + batch_size]])
-        images.append(sample_images(model.unet, text, model.embed([""] * len(text)), seed + start))
+                     batch_size: int = 64) -> dict[str, Rate]:
+    """Retrieval by one DDIM sample (50 steps, ω = 2) per thing: of the whole caption, and of each word in it."""
+    jobs = [Job(thing.caption, seed + i) for i, thing in enumerate(things)]
+    images = [samples.ddim(model, jobs[i:i + batch_size]) for i in range(0, len(jobs), batch_size)]
     best = [THINGS[i] for i in judge.retrieve(torch.cat(images), POOL)]
     right = lambda of: Rate(sum(of(a) == of(b) for a, b in zip(best, things)), len(things))
     return {"": right(lambda thing: thing),
@@ -76,13 +75,13 @@ def shape_word_gains(model: DiffusionModel, timesteps: Sequence[int], images: in
     error = torch.zeros(len(timesteps), 2)
     for index in range(images // batch_size):
         batch = dataset.batch(seed, index, batch_size, model.resolution)
-        x = feed.pixels(batch.images) * 2 - 1
-        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(index))
+        x = feed.pixels(batch.images).to(model.device) * 2 - 1
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(index)).to(model.device)
         texts = [model.embed(captions) for captions in (batch.captions, _other_shapes(batch, seed + index))]
         for i, timestep in enumerate(timesteps):
-            t = torch.full((len(x),), timestep)
+            t = torch.full((len(x),), timestep, device=model.device)
             z = model.schedule.add_noise(x, noise, t)
-            error[i] += torch.stack([(model.predict(z, t, text).x_hat - x).square().mean() for text in texts])
+            error[i] += torch.stack([(model.predict(z, t, text).x_hat - x).square().mean().cpu() for text in texts])
     return (error[:, 1] / error[:, 0] - 1).tolist()
 
 
@@ -93,11 +92,11 @@ def _other_shapes(batch: dataset.Batch, seed: int) -> list[str]:
     return [text.replace(thing.shape, other) for text, thing, other in zip(batch.captions, batch.things, others)]
 
 
-def report(models: Path, samples: int = 100, seed: int = 0) -> dict[str, Rate | str]:
-    """All figures of the models in `models` (see models/toybox/README.md)."""
-    judge, model = Judge(models / "judge"), DiffusionModel.load(models)
-    spread = TRAINING[:: max(1, len(TRAINING) // samples)][:samples]
-    held_out = (HELD_OUT * (samples // len(HELD_OUT) + 1))[:samples]
+def report(models: Path, count: int = 100, device: torch.device = torch.device("cpu"), seed: int = 0) -> dict[str, Rate | str]:
+    """All figures of the models in `models` (see models/toybox/README.md); `count` samples each."""
+    judge, model = Judge(models / "judge", device), DiffusionModel.load(models, device)
+    spread = [TRAINING[i * len(TRAINING) // count % len(TRAINING)] for i in range(count)]
+    held_out = (HELD_OUT * (count // len(HELD_OUT) + 1))[:count]
     rows: dict[str, Rate | str] = {
         "judge, true renders, training combinations": judge_on_truth(judge, TRAINING),
         "judge, true renders, held-out combinations": judge_on_truth(judge, HELD_OUT)}
@@ -128,7 +127,7 @@ was trained apart, with another seed, architecture and loss, and conditions noth
 {rows}
 
 True renders: 8 turntable views at 15 degrees of elevation, each judged alone, on grey. Diffusion
-samples: 50 DDIM steps, guidance 3, one sample each, prompts without view words. Held-out
+samples: 50 DDIM steps, guidance 3 (ω = 2), x̂ clipped to [-1, 1], one sample each, prompts without view words. Held-out
 combinations ({held_out} of {pool}, listed by `toybox.captions.HELD_OUT`) occur in no training caption.
 """
 
@@ -146,9 +145,9 @@ def _parts(models: Path) -> list[str]:
     return rows
 
 
-def write_readme(models: Path, samples: int) -> None:
-    """Measure everything and write models/README.md."""
-    rows = [f"| {name} | {rate} |" for name, rate in report(models, samples).items()]
+def write_readme(models: Path, count: int, device: torch.device) -> None:
+    """Measure everything on a device and write models/README.md."""
+    rows = [f"| {name} | {rate} |" for name, rate in report(models, count, device).items()]
     trained_on = export.read_trained_on(models)
     machines = ", ".join(f"{count:,} on {machine}" for machine, count in trained_on.items())
     (models / "README.md").write_text(_README.format(

@@ -189,9 +189,8 @@ def test_samples_are_counted_by_caption_and_by_each_word(monkeypatch):
     shape, color, pattern = captions.THINGS[seen]
     others = [t for t in captions.THINGS if t.shape != shape and t.color == color and t.pattern == pattern]
     judge = SimpleNamespace(retrieve=lambda images, pool: [seen] * len(images))
-    model = SimpleNamespace(unet=None, embed=lambda texts: torch.zeros(len(texts), 1, 1))
-    monkeypatch.setattr(evaluate, "sample_images", lambda unet, text, uncond, seed: torch.zeros(len(text), 3, 4, 4))
-    rates = evaluate.judge_on_samples(judge, model, [captions.THINGS[seen], *others[:3]], seed=0, batch_size=3)
+    monkeypatch.setattr(evaluate.samples, "ddim", lambda model, jobs: torch.zeros(len(jobs), 3, 4, 4))
+    rates = evaluate.judge_on_samples(judge, None, [captions.THINGS[seen], *others[:3]], seed=0, batch_size=3)
     assert [(name, rate.hits) for name, rate in rates.items()] == [
         ("", 1), (", shape alone", 1), (", color alone", 4), (", pattern alone", 4)]
 
