@@ -16,7 +16,7 @@ from .errors import UserError
 from .noise import Noise
 from .schedule import Prediction
 
-WEIGHTINGS = ("sds", "uniform", "fantasia3d")
+WEIGHTINGS = ("sds", "uniform", "fantasia3d", "x_hat")
 
 
 class TextPair(NamedTuple):
@@ -60,6 +60,8 @@ class Distillation:
     Every method asks for ε_c and ε_u, and for the negatives of Perp-Neg if there are any.
     """
 
+    clip_guided = False  # x̂ of the cond term is clipped to [-1, 1], with and without guidance; pixel models only
+
     def __init__(self, model: DiffusionModel, weighting: str = "sds") -> None:
         if weighting not in WEIGHTINGS:
             raise UserError(f"weighting_strategy is '{weighting}'; choose one of {', '.join(WEIGHTINGS)}")
@@ -80,6 +82,11 @@ class Distillation:
 
     def cond(self, step: Step, p: Dict[str, Prediction]) -> Tensor:
         """ω · cond; under Perp-Neg, ε_c - ε_u also loses what it shares with the negatives."""
+        if self.clip_guided:
+            if step.text.perp_neg is not None:
+                raise UserError("clip_guided and Perp-Neg (use_perp_neg) exclude each other; turn one of them off")
+            w = step.w * self.model.schedule.alpha(step.t) / self.model.schedule.sigma(step.t)
+            return gradients.clipped_cond(p["c"].x_hat, p["u"].x_hat, step.omega, w)
         term = gradients.cond(p["c"].eps, p["u"].eps, step.w)
         if step.text.perp_neg is not None:
             negatives = [p[f"n{i}"].eps for i in range(len(step.text.perp_neg))]
@@ -113,9 +120,14 @@ class Distillation:
         return {name: Prediction(*part) for name, part in zip(queries, parts)}
 
     def _weight(self, t: Tensor) -> Tensor:
-        """w(t): σ² for `sds`, 1 for `uniform`, α σ² for `fantasia3d`; (B, 1, 1, 1)."""
+        """w(t), (B, 1, 1, 1); `x_hat` guides x̂, as samplers do, where noise prevails, and ε where signal does."""
         alpha, sigma = self.model.schedule.alpha(t), self.model.schedule.sigma(t)
-        return {"sds": sigma**2, "uniform": torch.ones_like(sigma), "fantasia3d": alpha * sigma**2}[self.weighting]
+        return {
+            "sds": sigma**2,
+            "uniform": torch.ones_like(sigma),
+            "fantasia3d": alpha * sigma**2,
+            "x_hat": (sigma / alpha).clamp(min=1),
+        }[self.weighting]
 
 
 def reparametrised_loss(x: Tensor, gradient: Tensor) -> Tensor:

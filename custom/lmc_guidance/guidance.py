@@ -25,7 +25,8 @@ class GuidanceConfig:
 
     pretrained_model_name_or_path: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # folder or hub id
     guidance_scale: Any = 100.0  # ω
-    weighting_strategy: str = "sds"  # w(t): sds σ² | uniform 1 | fantasia3d α σ²
+    weighting_strategy: str = "sds"  # w(t): sds σ² | uniform 1 | fantasia3d α σ² | x_hat max(σ/α, 1)
+    clip_guided: bool = False  # clip the guided x̂ of the cond term to [-1, 1], as samplers do; pixel models only
     grad_clip: Any = None  # bound of every element of the gradient
     min_step_percent: Any = 0.02  # of the model's timesteps
     max_step_percent: Any = 0.98
@@ -63,6 +64,9 @@ class Guidance(BaseObject):
             raise UserError("fixed_noise: lmc is for lmc-guidance; this guidance has no LMC term, use none or all")
         self.model = self._load_model()
         self.distillation = self.build_distillation()
+        if self.cfg.clip_guided and self.model.space != "pixel":
+            raise UserError(f"clip_guided is for pixel models; '{self.model.name}' has latents, which have no range")
+        self.distillation.clip_guided = self.cfg.clip_guided
         # Last: offloaded weights cannot be looked at.
         self.model.save_memory(self.cfg.enable_attention_slicing, self.cfg.enable_sequential_cpu_offload)
         rank = get_rank()

@@ -1,7 +1,7 @@
 """The loss object: one U-Net call per step, no graph through frozen networks, items independent of their batch."""
 import pytest
 import torch
-from lmc_guidance import LMCSDS, SDS, Corrective, CorrectiveSpec, Noise, NoiseSource, TextPair, UserError
+from lmc_guidance import LMCSDS, SDS, Cond, Corrective, CorrectiveSpec, Noise, NoiseSource, TextPair, UserError
 from lmc_guidance.distillation import diagnostics, reparametrised_loss
 
 from tests.plugin import gaussian as world
@@ -98,7 +98,7 @@ def test_clipping_of_x_hat_is_for_pixels_and_optional(latent_model):
     assert not LMCSDS(latent_model, corrective_for(latent_model)).clip_x_hat
 
 
-@pytest.mark.parametrize("weighting", ["sds", "uniform", "fantasia3d"])
+@pytest.mark.parametrize("weighting", ["sds", "uniform", "fantasia3d", "x_hat"])
 def test_weighting_is_on_cond_and_never_on_lmc(weighting):
     model = world.world_model()
     x, _, t, noise = inputs(model, fixed="none")
@@ -107,9 +107,36 @@ def test_weighting_is_on_cond_and_never_on_lmc(weighting):
         LMCSDS(model, corrective, name)(x, world.text(4), t, noise, 2.0) for name in (weighting, "uniform")
     )
     a = model.schedule.alphas_cumprod[t][:, None, None, None]
-    w = {"sds": 1 - a, "uniform": torch.ones_like(a), "fantasia3d": a.sqrt() * (1 - a)}[weighting]
+    w = {"sds": 1 - a, "uniform": torch.ones_like(a), "fantasia3d": a.sqrt() * (1 - a),
+         "x_hat": ((1 - a) / a).sqrt().clamp(min=1)}[weighting]
     torch.testing.assert_close(weighted.terms["cond"], w * plain.terms["cond"])
     assert torch.equal(weighted.terms["lmc"], plain.terms["lmc"])
+
+
+@pytest.mark.parametrize("method", [SDS, Cond])
+def test_clipping_the_guided_x_hat(method):
+    """Where nothing leaves [-1, 1] it changes nothing; where everything does, the cond term is at most w α/σ · 2."""
+    model = world.world_model()
+    x, _, t, noise = inputs(model, fixed="none")
+    for scale in (1e-2, 10.0):
+        free, clipped = method(model), method(model)
+        clipped.clip_guided = True
+        terms = [m(scale * x, world.text(4), t, Noise(scale * noise.cond, scale * noise.cond), scale).terms["cond"] for m in (free, clipped)]
+        p = free(scale * x, world.text(4), t, Noise(scale * noise.cond, scale * noise.cond), scale).predictions
+        inside = (p["c"].x_hat.abs() < 1) & ((p["c"].x_hat + scale * (p["c"].x_hat - p["u"].x_hat)).abs() < 1)
+        torch.testing.assert_close(terms[1][inside], terms[0][inside], atol=1e-5, rtol=1e-4)
+        a = model.schedule.alphas_cumprod[t][:, None, None, None]
+        assert (terms[1].abs() <= 2 * (1 - a) * (a / (1 - a)).sqrt() + 1e-6).all()
+        assert inside.float().mean() > 0.9 if scale < 1 else inside.float().mean() < 0.9
+
+
+def test_clipping_and_perp_neg_exclude_each_other():
+    model = world.world_model()
+    x, _, t, noise = inputs(model, fixed="none")
+    method, text = SDS(model), world.text(4)
+    method.clip_guided = True
+    with pytest.raises(UserError, match="clip_guided and Perp-Neg"):
+        method(x, text._replace(perp_neg=text.cond[None], perp_neg_weights=-torch.ones(1, 4)), t, noise, 2.0)
 
 
 def test_rescaling_keeps_the_sum_of_the_terms_in_proportion():

@@ -298,6 +298,12 @@ def test_refusals(make, name, settings, words):
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
+def test_clipping_the_guided_x_hat_is_for_pixel_models(make, latent_folder):
+    assert make("sds-guidance", clip_guided=True).distillation.clip_guided
+    with pytest.raises(UserError, match="clip_guided is for pixel models"):
+        make("sds-guidance", pretrained_model_name_or_path=str(latent_folder), clip_guided=True)
+
+
 def test_latents_for_a_pixel_model_are_refused(make):
     with pytest.raises(UserError, match="no latents"):
         run(make(), torch.rand(1, SIZE, SIZE, 4), rgb_as_latents=True)
