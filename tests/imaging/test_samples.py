@@ -3,7 +3,7 @@
 import torch
 
 from imaging import samples
-from imaging.synthesis import Job
+from imaging.synthesis import Job, embed
 from lmc_guidance import DiffusionModel
 from tests.pipelines import write_pixel_pipeline
 from tests.plugin import gaussian
@@ -43,3 +43,22 @@ def test_samples_do_not_depend_on_the_batch_and_are_kept(tmp_path, monkeypatch):
         assert (image - samples.ddim(model, [job], steps=4)[0]).abs().max() < 1e-4
     monkeypatch.setattr(samples, "ddim", None)  # the second time it is read
     assert torch.equal(samples.cached(model, jobs, tmp_path, steps=4), together)
+
+
+def test_the_noise_follows_the_clipped_x_hat(tmp_path, monkeypatch):
+    """However strong the guidance: each z is made of the clipped x̂ before it and of the noise that this x̂ implies."""
+    model = DiffusionModel.load(write_pixel_pipeline(tmp_path / "model", size=16))
+    seen, guided = [], samples._guided
+
+    def record(model, z, t, text, omega):
+        x_hat = guided(model, z, t, text, omega)
+        seen.append((z, x_hat, model.schedule.alpha(t), model.schedule.sigma(t)))
+        return x_hat
+
+    monkeypatch.setattr(samples, "_guided", record)
+    text = embed(model, ["a", "b"])
+    images = samples.ddim(model, [Job("a", 0), Job("b", 1)], steps=6, omega=50.0)
+    assert any((x_hat.abs() == 1).float().mean() > 0.2 for _, x_hat, _, _ in seen)
+    for (z, x_hat, alpha, sigma), (later, _, next_alpha, next_sigma) in zip(seen, seen[1:]):
+        torch.testing.assert_close(later, next_alpha * x_hat + next_sigma * (z - alpha * x_hat) / sigma)
+    assert torch.equal(samples.ddim(model, [Job("?", 0), Job("?", 1)], steps=6, omega=50.0, text=text), images)
