@@ -3,18 +3,23 @@
     python benchmarks/guidance_step.py                        the embedded model
     python benchmarks/guidance_step.py --model sd-1.5-size    a U-Net of Stable Diffusion 1.5's size, random weights
     python benchmarks/guidance_step.py --device cuda
+    python benchmarks/guidance_step.py --model FOLDER --threestudio CHECKOUT     beside threestudio's own SDS class
 
 One step is everything from x to its gradient, without renderer and VAE. A round times each method once, in
 turn and in an order that rotates, so that a busy machine slows all of them alike; the table shows the median
 of the ratios to SDS of the same round, and their quartiles. Memory is the step's own peak beside the weights,
-on CUDA only. Writes Markdown to --out.
+on CUDA only. Writes Markdown to --out. With --threestudio a step is a call of the guidance class as a system makes it, on
+latents, with the backward pass, on the CPU, in float32.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Callable, Literal
@@ -47,6 +52,11 @@ class Options:
     """Timed rounds, after two that are not."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where to run; half precision on CUDA and on CPUs that have bfloat16, as the guidance does by default."""
+    threestudio: Path | None = None
+    """A checkout of threestudio, whose own SDS class is timed beside ours; --model is then a latent model's folder with
+    64 x 64 latents, complete as diffusers' StableDiffusionPipeline wants it, with its corrective beside it."""
+    threestudio_python: str = sys.executable
+    """An interpreter that has threestudio's packages."""
     out: Path = ROOT / "outputs" / "benchmark" / "guidance_step.md"
     """The table."""
 
@@ -132,6 +142,21 @@ def measure(methods: dict[str, Callable[[int], torch.Tensor]], rounds: int, cuda
     return timings
 
 
+def beside_threestudio(options: Options) -> dict[str, Timing]:
+    """Timings of threestudio's own SDS class and of ours, in a process that has its packages."""
+    script, plugin = ROOT / "tests" / "threestudio" / "host" / "timing.py", ROOT / "custom" / "lmc_guidance"
+    checkout, model = options.threestudio.resolve(), Path(options.model).resolve()
+    if not (checkout / "threestudio").is_dir():
+        raise SystemExit(f"--threestudio {options.threestudio}: no checkout of threestudio there")
+    words = [options.threestudio_python, script, checkout, plugin, model, options.batch, options.rounds]
+    with tempfile.TemporaryDirectory() as empty:
+        done = subprocess.run([str(w) for w in words], cwd=empty, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"threestudio's process failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    told = json.loads(done.stdout.strip().splitlines()[-1])
+    return {name: Timing(seconds) for name, seconds in told["seconds"].items()}
+
+
 def table(timings: dict[str, Timing], heading: str) -> str:
     """Markdown: median seconds, and the ratio to the first method within the same round."""
     name_of_first, first = next(iter(timings.items()))
@@ -151,13 +176,18 @@ def main() -> None:
         raise SystemExit(f"--rounds is {options.rounds}; quartiles need at least 2")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("--device cuda: torch finds no CUDA device here; use --device cpu")
-    try:
-        model, corrective = load(options)
-    except UserError as error:
-        raise SystemExit(str(error))
-    timings = measure(steps(model, corrective, options.batch), options.rounds, options.device == "cuda")
-    text = table(timings, f"{model.name}, {options.batch} images, {options.rounds} rounds, "
-                          f"{str(model.dtype).partition('.')[2]} on {options.device}")
+    if options.threestudio is not None:
+        timings = beside_threestudio(options)
+        heading = f"{Path(options.model).name}, {options.batch} images, {options.rounds} rounds, float32 on cpu"
+    else:
+        try:
+            model, corrective = load(options)
+        except UserError as error:
+            raise SystemExit(str(error))
+        timings = measure(steps(model, corrective, options.batch), options.rounds, options.device == "cuda")
+        heading = (f"{model.name}, {options.batch} images, {options.rounds} rounds, "
+                   f"{str(model.dtype).partition('.')[2]} on {options.device}")
+    text = table(timings, heading)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(text)
     print(text)

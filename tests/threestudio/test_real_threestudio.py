@@ -127,3 +127,22 @@ def test_sds_has_the_values_and_the_scale_of_threestudios_own(kind, batch, tmp_p
     for theirs, ours in (result["loss"], result["grad_norm"]):
         assert ours == pytest.approx(theirs, rel=1e-4)
     assert result["difference"] < 1e-4 * result["largest"]
+
+
+def test_a_call_costs_no_more_than_threestudios_own(tmp_path):
+    """The smallest model, so that what is not the U-Net shows; the bound leaves room for a busy machine."""
+    import statistics
+
+    from benchmarks import guidance_step
+    from lmc_guidance import DiffusionModel, fit_spectral, save_corrective
+    from tests.pipelines import TEXT_WIDTH, write_latent_pipeline
+
+    path = write_latent_pipeline(tmp_path / "sd", size=64)
+    model = DiffusionModel.load(path)
+    fitted, record = fit_spectral(model, [(torch.rand(4, 3, 512, 512), torch.zeros(4, 77, TEXT_WIDTH))], bins=4)
+    save_corrective(path / "corrective.safetensors", fitted, model, record)
+    options = guidance_step.Options(model=str(path), batch=2, rounds=9, threestudio=Path(ROOT), threestudio_python=PYTHON)
+    timings = guidance_step.beside_threestudio(options)
+    print(guidance_step.table(timings, "tiny latent model"))
+    theirs, ours = timings["threestudio's SDS"].seconds, timings["SDS"].seconds
+    assert statistics.median(a / b for a, b in zip(ours, theirs)) < 1.15
