@@ -154,7 +154,17 @@ def beside_threestudio(options: Options) -> dict[str, Timing]:
     if done.returncode:
         raise SystemExit(f"threestudio's process failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
     told = json.loads(done.stdout.strip().splitlines()[-1])
-    return {name: Timing(seconds) for name, seconds in told["seconds"].items()}
+    return {name: Timing(seconds) for name, seconds in told.items()}
+
+
+def alone(options: Options) -> tuple[str, str, dict[str, Timing]]:
+    """Name of the model, its precision, and the timings of our methods."""
+    try:
+        model, corrective = load(options)
+    except UserError as error:
+        raise SystemExit(str(error))
+    timings = measure(steps(model, corrective, options.batch), options.rounds, options.device == "cuda")
+    return model.name, str(model.dtype).partition(".")[2], timings
 
 
 def table(timings: dict[str, Timing], heading: str) -> str:
@@ -176,18 +186,13 @@ def main() -> None:
         raise SystemExit(f"--rounds is {options.rounds}; quartiles need at least 2")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("--device cuda: torch finds no CUDA device here; use --device cpu")
+    if options.threestudio is not None and options.device != "cpu":
+        raise SystemExit(f"--threestudio with --device {options.device}: threestudio's class is timed on the CPU only")
     if options.threestudio is not None:
-        timings = beside_threestudio(options)
-        heading = f"{Path(options.model).name}, {options.batch} images, {options.rounds} rounds, float32 on cpu"
+        name, precision, timings = Path(options.model).name, "float32", beside_threestudio(options)
     else:
-        try:
-            model, corrective = load(options)
-        except UserError as error:
-            raise SystemExit(str(error))
-        timings = measure(steps(model, corrective, options.batch), options.rounds, options.device == "cuda")
-        heading = (f"{model.name}, {options.batch} images, {options.rounds} rounds, "
-                   f"{str(model.dtype).partition('.')[2]} on {options.device}")
-    text = table(timings, heading)
+        name, precision, timings = alone(options)
+    text = table(timings, f"{name}, {options.batch} images, {options.rounds} rounds, {precision} on {options.device}")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(text)
     print(text)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from lmc_guidance import DiffusionModel, NoiseSource, TextPair
+from lmc_guidance import DiffusionModel, NoiseSource, TextPair, gradients
 from lmc_guidance.checkpoint import model_identity
 
 from . import console
@@ -47,26 +47,33 @@ def ddim(
     return model.decode(x_hat).cpu()
 
 
+def draw(
+    model: DiffusionModel, jobs: Sequence[Job], steps: int = STEPS, omega: float = OMEGA, batch_size: int = BATCH
+) -> Tensor:
+    """`ddim` in batches, under a progress bar."""
+    with console.progress_bar() as bar:
+        task = bar.add_task("sampling the diffusion model", total=len(jobs))
+        parts = []
+        for start in range(0, len(jobs), batch_size):
+            parts.append(ddim(model, jobs[start : start + batch_size], steps, omega))
+            bar.advance(task, len(parts[-1]))
+    return torch.cat(parts)
+
+
 def cached(model: DiffusionModel, jobs: Sequence[Job], folder: Path, steps: int = STEPS, omega: float = OMEGA) -> Tensor:
-    """`ddim` in batches, kept in `folder` under a name that the model, the jobs and the settings decide."""
+    """`draw`, kept in `folder` under a name that the model, the jobs and the settings decide."""
     key = json.dumps([model_identity(model), [list(job) for job in jobs], steps, omega, str(model.dtype)])
     path = folder / f"samples-{hashlib.sha256(key.encode()).hexdigest()[:12]}.safetensors"
     if path.is_file():
         return load_file(path)["images"]
-    with console.progress_bar() as bar:
-        task = bar.add_task("sampling the diffusion model", total=len(jobs))
-        parts = []
-        for start in range(0, len(jobs), BATCH):
-            parts.append(ddim(model, jobs[start : start + BATCH], steps, omega))
-            bar.advance(task, len(parts[-1]))
-    images = torch.cat(parts)
+    images = draw(model, jobs, steps, omega)
     console.replace_file(path, lambda file: file.write(save({"images": images})))
     return images
 
 
 def _guided(model: DiffusionModel, z: Tensor, t: Tensor, text, omega: float) -> Tensor:
-    """x̂ of ε_c + ω (ε_c - ε_u): x̂ is linear in ε, so the same combination of x̂'s. Pixels are clipped to their range."""
+    """x̂ of ε_c + ω (ε_c - ε_u). Pixels are clipped to their range."""
     prediction = model.predict(torch.cat([z, z]), t.repeat(2), torch.cat([text.cond, text.uncond]))
     x_hat_c, x_hat_u = prediction.x_hat.chunk(2)
-    x_hat = x_hat_c + omega * (x_hat_c - x_hat_u)
+    x_hat = gradients.guided_x_hat(x_hat_c, x_hat_u, omega)
     return x_hat.clamp(-1, 1) if model.space == "pixel" else x_hat

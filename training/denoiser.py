@@ -220,10 +220,11 @@ class DenoiserTrainee:
     def sample(self, path: Path) -> None:
         """A sheet of samples: a row of training combinations, a row of held-out ones."""
         things = [*THINGS[1::61][:8], *HELD_OUT[::6][:8]]
-        caption, empty = ([t.caption for t in things], [""] * len(things))
-        text = TextPair(*(encode_text(words, self.tokenizer, self.encoder) for words in (caption, empty)))
+        jobs = [Job(thing.caption, seed) for seed, thing in enumerate(things)]
+        both = [job.prompt for job in jobs], [""] * len(jobs)
+        text = TextPair(*(encode_text(words, self.tokenizer, self.encoder) for words in both))
         schedule = NoiseSchedule(self.scheduler.alphas_cumprod.to(self.device), self.scheduler.config.prediction_type)
-        images = samples.ddim(DiffusionModel(self.ema, schedule), [Job(c, 0) for c in caption], steps=25, text=text)
+        images = samples.ddim(DiffusionModel(self.ema, schedule), jobs, steps=25, text=text)
         write_sheet(images, path, columns=8)
 
 

@@ -58,8 +58,8 @@ def judge_on_samples(judge: Judge, model: DiffusionModel, things: Sequence[Thing
                      batch_size: int = 64) -> dict[str, Rate]:
     """Retrieval by one DDIM sample (50 steps, ω = 2) per thing: of the whole caption, and of each word in it."""
     jobs = [Job(thing.caption, seed + i) for i, thing in enumerate(things)]
-    images = [samples.ddim(model, jobs[i:i + batch_size]) for i in range(0, len(jobs), batch_size)]
-    best = [THINGS[i] for i in judge.retrieve(torch.cat(images), POOL)]
+    images = samples.draw(model, jobs, batch_size=batch_size)
+    best = [THINGS[i] for i in judge.retrieve(images, POOL)]
     right = lambda of: Rate(sum(of(a) == of(b) for a, b in zip(best, things)), len(things))
     return {"": right(lambda thing: thing),
             **{f", {word} alone": right(lambda thing: getattr(thing, word)) for word in Thing._fields}}
@@ -95,7 +95,7 @@ def _other_shapes(batch: dataset.Batch, seed: int) -> list[str]:
 def report(models: Path, count: int = 100, device: torch.device = torch.device("cpu"), seed: int = 0) -> dict[str, Rate | str]:
     """All figures of the models in `models` (see models/toybox/README.md); `count` samples each."""
     judge, model = Judge(models / "judge", device), DiffusionModel.load(models, device)
-    spread = [TRAINING[i * len(TRAINING) // count % len(TRAINING)] for i in range(count)]
+    spread = [TRAINING[i * len(TRAINING) // count] for i in range(count)]
     held_out = (HELD_OUT * (count // len(HELD_OUT) + 1))[:count]
     rows: dict[str, Rate | str] = {
         "judge, true renders, training combinations": judge_on_truth(judge, TRAINING),
@@ -149,7 +149,7 @@ def write_readme(models: Path, count: int, device: torch.device) -> None:
     """Measure everything on a device and write models/README.md."""
     rows = [f"| {name} | {rate} |" for name, rate in report(models, count, device).items()]
     trained_on = export.read_trained_on(models)
-    machines = ", ".join(f"{count:,} on {machine}" for machine, count in trained_on.items())
+    machines = ", ".join(f"{seen:,} on {machine}" for machine, seen in trained_on.items())
     (models / "README.md").write_text(_README.format(
         parts="\n".join(_parts(models)), rows="\n".join(rows), images=sum(trained_on.values()),
         machines=machines, pool=len(POOL), held_out=len(HELD_OUT)))

@@ -82,16 +82,20 @@ class Distillation:
 
     def cond(self, step: Step, p: Dict[str, Prediction]) -> Tensor:
         """ω · cond; under Perp-Neg, ε_c - ε_u also loses what it shares with the negatives."""
+        if step.text.perp_neg is None:
+            return self.guide(step, p["c"], p["u"])
         if self.clip_guided:
-            if step.text.perp_neg is not None:
-                raise UserError("clip_guided and Perp-Neg (use_perp_neg) exclude each other; turn one of them off")
-            w = step.w * self.model.schedule.alpha(step.t) / self.model.schedule.sigma(step.t)
-            return gradients.clipped_cond(p["c"].x_hat, p["u"].x_hat, step.omega, w)
-        term = gradients.cond(p["c"].eps, p["u"].eps, step.w)
-        if step.text.perp_neg is not None:
-            negatives = [p[f"n{i}"].eps for i in range(len(step.text.perp_neg))]
-            term = term + step.w * gradients.perp_neg(p["c"].eps, p["u"].eps, negatives, step.text.perp_neg_weights)
-        return step.omega * term
+            raise UserError("clip_guided and Perp-Neg (use_perp_neg) exclude each other; turn one of them off")
+        negatives = [p[f"n{i}"].eps for i in range(len(step.text.perp_neg))]
+        away = gradients.perp_neg(p["c"].eps, p["u"].eps, negatives, step.text.perp_neg_weights)
+        return step.omega * (gradients.cond(p["c"].eps, p["u"].eps, step.w) + step.w * away)
+
+    def guide(self, step: Step, c: Prediction, u: Prediction) -> Tensor:
+        """ω · cond of the predictions with and without a prompt at one z; of their clipped x̂ under `clip_guided`."""
+        if not self.clip_guided:
+            return step.omega * gradients.cond(c.eps, u.eps, step.w)
+        ratio = self.model.schedule.alpha(step.t) / self.model.schedule.sigma(step.t)
+        return gradients.clipped_cond(c.x_hat, u.x_hat, step.omega, step.w * ratio)
 
     def scale(self, step: Step) -> float:
         """A factor on the sum of the terms."""

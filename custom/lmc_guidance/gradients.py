@@ -19,14 +19,18 @@ def cond(eps_c: Tensor, eps_u: Tensor, w: Weight = 1.0) -> Tensor:
     return w * (eps_c - eps_u)
 
 
+def guided_x_hat(x_hat_c: Tensor, x_hat_u: Tensor, omega: Weight) -> Tensor:
+    """x̂^ω = x̂_c + ω (x̂_c - x̂_u), the x̂ of ε^ω: x̂ is linear in ε, so the same combination."""
+    return x_hat_c + omega * (x_hat_c - x_hat_u)
+
+
 def clipped_cond(x_hat_c: Tensor, x_hat_u: Tensor, omega: Weight, w: Weight = 1.0) -> Tensor:
-    """w(t) (x̂_c - x̂^ω), both clipped to [-1, 1], with x̂^ω = x̂_c + ω (x̂_c - x̂_u): ω · cond for pixel models.
+    """w(t) (x̂_c - x̂^ω), both clipped to [-1, 1]: ω · cond for pixel models.
 
     With w(t) α/σ for w(t) this is ω w(t) (ε_c - ε_u) wherever nothing is clipped. Samplers clip the guided x̂ likewise
     (Saharia et al. 2022, Imagen), without which it leaves the range of colours at large t.
     """
-    guided = x_hat_c + omega * (x_hat_c - x_hat_u)
-    return w * (x_hat_c.clamp(-1, 1) - guided.clamp(-1, 1))
+    return w * (x_hat_c.clamp(-1, 1) - guided_x_hat(x_hat_c, x_hat_u, omega).clamp(-1, 1))
 
 
 def proj(eps_c: Tensor, eps: Tensor, w: Weight = 1.0) -> Tensor:

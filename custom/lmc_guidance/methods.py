@@ -96,7 +96,8 @@ class DDS(Distillation):
     def terms(self, step: Step, p: Dict[str, Prediction]) -> Dict[str, Tensor]:
         eps, u_ref = step.noise.cond, p.get("u_ref", p["u"])
         target = self.cond(step, p) + gradients.proj(p["c"].eps, eps, step.w)
-        return {"dds": gradients.dds(target, gradients.sds(p["source"].eps, u_ref.eps, eps, step.omega, step.w))}
+        source = self.guide(step, p["source"], u_ref) + gradients.proj(p["source"].eps, eps, step.w)
+        return {"dds": gradients.dds(target, source)}
 
 
 class NFSD(Distillation):

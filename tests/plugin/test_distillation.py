@@ -1,7 +1,7 @@
 """The loss object: one U-Net call per step, no graph through frozen networks, items independent of their batch."""
 import pytest
 import torch
-from lmc_guidance import LMCSDS, SDS, Cond, Corrective, CorrectiveSpec, Noise, NoiseSource, TextPair, UserError
+from lmc_guidance import DDS, LMCSDS, SDS, Cond, Corrective, CorrectiveSpec, Noise, NoiseSource, TextPair, UserError
 from lmc_guidance.distillation import diagnostics, reparametrised_loss
 
 from tests.plugin import gaussian as world
@@ -121,13 +121,27 @@ def test_clipping_the_guided_x_hat(method):
     for scale in (1e-2, 10.0):
         free, clipped = method(model), method(model)
         clipped.clip_guided = True
-        terms = [m(scale * x, world.text(4), t, Noise(scale * noise.cond, scale * noise.cond), scale).terms["cond"] for m in (free, clipped)]
-        p = free(scale * x, world.text(4), t, Noise(scale * noise.cond, scale * noise.cond), scale).predictions
+        scaled = scale * x, world.text(4), t, Noise(scale * noise.cond, scale * noise.cond), scale
+        results = [m(*scaled) for m in (free, clipped)]
+        terms, p = [result.terms["cond"] for result in results], results[0].predictions
         inside = (p["c"].x_hat.abs() < 1) & ((p["c"].x_hat + scale * (p["c"].x_hat - p["u"].x_hat)).abs() < 1)
         torch.testing.assert_close(terms[1][inside], terms[0][inside], atol=1e-5, rtol=1e-4)
         a = model.schedule.alphas_cumprod[t][:, None, None, None]
         assert (terms[1].abs() <= 2 * (1 - a) * (a / (1 - a)).sqrt() + 1e-6).all()
         assert inside.float().mean() > 0.9 if scale < 1 else inside.float().mean() < 0.9
+
+
+@pytest.mark.parametrize("referred", [False, True])
+def test_clipped_dds_of_the_source_prompt_at_the_source_is_nothing(referred):
+    """Both halves are clipped alike, so that they cancel where there is nothing to edit."""
+    model = world.world_model()
+    x, _, t, noise = inputs(model, fixed="none")
+    text = world.text(4)
+    method = DDS(model, text.cond[:1])
+    method.clip_guided, method.reference = True, 10 * x if referred else None
+    same = method(10 * x, text, t, noise, 10.0)
+    assert same.predictions["c"].x_hat.abs().max() > 1
+    torch.testing.assert_close(same.gradient, torch.zeros_like(x), atol=1e-5, rtol=0)
 
 
 def test_clipping_and_perp_neg_exclude_each_other():

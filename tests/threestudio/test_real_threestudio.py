@@ -42,8 +42,7 @@ PROMPT = "a cat"
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """A tiny latent and a tiny pixel model with learned variance, each with its corrective."""
-    from lmc_guidance import DiffusionModel, fit_spectral, save_corrective
-    from tests.pipelines import TEXT_WIDTH, write_latent_pipeline, write_pixel_pipeline
+    from tests.pipelines import write_latent_pipeline, write_pixel_pipeline
 
     folder = tmp_path_factory.mktemp("models")
     paths = {
@@ -51,11 +50,19 @@ def models(tmp_path_factory):
         "if": write_pixel_pipeline(folder / "if", "epsilon", size=64, learned_variance=True),
     }
     for path in paths.values():
-        model = DiffusionModel.load(path)
-        batches = [(torch.rand(8, 3, 128, 128), torch.zeros(8, 77, TEXT_WIDTH)) for _ in range(2)]
-        fitted, record = fit_spectral(model, batches, bins=4)
-        save_corrective(path / "corrective.safetensors", fitted, model, record)
+        add_corrective(path)
     return paths
+
+
+def add_corrective(path):
+    """Fit one on noise, beside the model."""
+    from lmc_guidance import DiffusionModel, fit_spectral, save_corrective
+    from tests.pipelines import TEXT_WIDTH
+
+    model = DiffusionModel.load(path)
+    batches = [(torch.rand(8, 3, 128, 128), torch.zeros(8, 77, TEXT_WIDTH)) for _ in range(2)]
+    fitted, record = fit_spectral(model, batches, bins=4)
+    save_corrective(path / "corrective.safetensors", fitted, model, record)
 
 
 @pytest.fixture(scope="module")
@@ -134,13 +141,10 @@ def test_a_call_costs_no_more_than_threestudios_own(tmp_path):
     import statistics
 
     from benchmarks import guidance_step
-    from lmc_guidance import DiffusionModel, fit_spectral, save_corrective
-    from tests.pipelines import TEXT_WIDTH, write_latent_pipeline
+    from tests.pipelines import write_latent_pipeline
 
     path = write_latent_pipeline(tmp_path / "sd", size=64)
-    model = DiffusionModel.load(path)
-    fitted, record = fit_spectral(model, [(torch.rand(4, 3, 512, 512), torch.zeros(4, 77, TEXT_WIDTH))], bins=4)
-    save_corrective(path / "corrective.safetensors", fitted, model, record)
+    add_corrective(path)
     options = guidance_step.Options(model=str(path), batch=2, rounds=9, threestudio=Path(ROOT), threestudio_python=PYTHON)
     timings = guidance_step.beside_threestudio(options)
     print(guidance_step.table(timings, "tiny latent model"))

@@ -189,7 +189,7 @@ def test_samples_are_counted_by_caption_and_by_each_word(monkeypatch):
     shape, color, pattern = captions.THINGS[seen]
     others = [t for t in captions.THINGS if t.shape != shape and t.color == color and t.pattern == pattern]
     judge = SimpleNamespace(retrieve=lambda images, pool: [seen] * len(images))
-    monkeypatch.setattr(evaluate.samples, "ddim", lambda model, jobs: torch.zeros(len(jobs), 3, 4, 4))
+    monkeypatch.setattr(evaluate.samples, "ddim", lambda model, jobs, steps, omega: torch.zeros(len(jobs), 3, 4, 4))
     rates = evaluate.judge_on_samples(judge, None, [captions.THINGS[seen], *others[:3]], seed=0, batch_size=3)
     assert [(name, rate.hits) for name, rate in rates.items()] == [
         ("", 1), (", shape alone", 1), (", color alone", 4), (", pattern alone", 4)]

@@ -25,8 +25,7 @@ for name, kind in KINDS.items():
     own |= dict(fixed_noise="lmc") if "fixed" in name else {}
     guidances[name] = threestudio.find(kind)({**COMMON, **own})
 unet = guidances["SDS"].model.unet
-side, width = unet.config.sample_size, unet.config.cross_attention_dim
-embeddings = torch.randn(2 * B, 77, width, generator=torch.Generator().manual_seed(3))
+embeddings = torch.randn(2 * B, 77, unet.config.cross_attention_dim, generator=torch.Generator().manual_seed(3))
 
 
 class Prompts:
@@ -53,4 +52,4 @@ for i in range(-2, ROUNDS):
         spent = call(guidances[name], i + 2)
         if i >= 0:
             seconds[name].append(spent)
-print(json.dumps({"side": side, "seconds": seconds}))
+print(json.dumps(seconds))
