@@ -16,7 +16,7 @@ from ministudio.data.uncond import RandomCameraDataModule
 from ministudio.models.encodings.hash_grid import hash_encode
 from ministudio.models.encodings.layout import GridLayout
 from ministudio.models.geometry.implicit_volume import ImplicitVolume
-from ministudio.models.renderers import compositing
+from ministudio.models.renderers import compositing, marching_nerfacc
 from ministudio.models.renderers.marching import march
 from ministudio.utils import misc
 from ministudio.utils.callbacks import AtomicCheckpointIO, RandomState
@@ -99,7 +99,11 @@ def marched(device, share):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 1.0])
-def test_marching(share):
+@pytest.mark.parametrize("by", ["plain torch", "nerfacc"])
+def test_marching(by, share, monkeypatch):
+    if by == "nerfacc" and not marching_nerfacc.is_built():
+        pytest.skip("nerfacc with compiled kernels is not installed")
+    monkeypatch.setattr(marching_nerfacc, "is_built", lambda: by == "nerfacc")
     cuda, cpu = marched("cuda", share), marched("cpu", share)
     assert len(cuda ^ cpu) <= 5e-3 * max(len(cpu), 1)  # middles on a wall, and roundings, may fall either way
     assert (len(cuda) == 0) == (share == 0.0)

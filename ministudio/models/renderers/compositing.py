@@ -2,8 +2,7 @@
 
     alpha_i = 1 - exp(-sigma_i delta_i),   T_i = exp(-sum_{j<i} sigma_j delta_j),   w_i = T_i alpha_i
 
-Samples are packed, ordered by ray and distance. CPU: numba kernels. CUDA: the plain-torch reference
-(nerfacc's wheel holds no kernels: it compiles them at first use, where there is a compiler).
+Samples are packed, ordered by ray and distance. CPU: numba kernels. Otherwise: the plain-torch reference.
 """
 
 from __future__ import annotations

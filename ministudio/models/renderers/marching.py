@@ -1,8 +1,8 @@
 """Where rays are sampled: at equal steps through the occupied cells of a grid.
 
 A ray is cut into intervals of one step from where it enters the box; an interval is a sample if the
-cell around its middle is occupied. CPU: a numba kernel that jumps over empty cells. Otherwise: the
-plain-torch reference, which tests every interval.
+cell around its middle is occupied. CPU: a numba kernel that jumps over empty cells. CUDA: nerfacc's kernel where it
+has been built, else the plain-torch reference, which tests every interval.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from numba import njit, prange
 from torch import Tensor
+
+from ministudio.models.renderers import marching_nerfacc
 
 _JIT = dict(cache=True, nogil=True, error_model="numpy")
 _CHUNK = 2**22  # intervals the reference tests at once
@@ -49,6 +51,8 @@ def march(
     """Samples of rays inside occupied cells; not differentiable."""
     t_min, t_max = box_interval(rays_o, rays_d, aabb, near, far)
     t_min = t_min if jitter is None else t_min + jitter * step
+    if rays_o.device.type == "cuda" and marching_nerfacc.is_built():
+        return Samples(*marching_nerfacc.march(rays_o, rays_d, occupied, aabb, step, t_min, t_max))
     if rays_o.device.type != "cpu":
         return march_reference(rays_o, rays_d, occupied, aabb, step, t_min, t_max)
     arrays = [tensor.contiguous().numpy() for tensor in (rays_o, rays_d, t_min, t_max)]
