@@ -2,6 +2,7 @@
 
     python benchmarks/ablate_corrective.py --images 50000                 every choice, one at a time from the base
     python benchmarks/ablate_corrective.py --only spectral unet           some of them
+    python benchmarks/ablate_corrective.py --pairs outputs/pairs          the frozen model asked once for all of them
     python benchmarks/ablate_corrective.py --dry-run                      print the commands
 
 Each row is tools/train_corrective.py, tools/synthesize.py and tools/evaluate.py in processes of their own. What is
@@ -54,8 +55,15 @@ class Options:
     """Diffusion model."""
     data: str = "toybox"
     """Training images, as tools/train_corrective.py takes them."""
+    pairs: Path | None = None
+    """Cached pairs of --data (tools/train_corrective.py --write-pairs), for the variants that they can serve: not the
+    filter, and not those that change x̂ or ask the frozen model anew."""
     images: int = 50_000
     """Training images of each U-Net."""
+    width: int = 32
+    """Filters of each U-Net's first level, but where the variant says otherwise."""
+    report_images: int = 256
+    """Held-out images that each corrective is judged on."""
     prompts: Path = ROOT / "tests" / "data" / "prompts_core.txt"
     """Text file, one prompt a line; lines that start with # are passed over."""
     seeds: int = 4
@@ -80,10 +88,18 @@ def folder_of(options: Options, name: str) -> Path:
 
 def train_words(options: Options, name: str) -> list[str]:
     """Arguments of tools/train_corrective.py."""
-    common = ["--model", options.model, "--data", options.data, "--out", str(corrective_of(options, name))]
     variant = VARIANTS[name]
-    kind = [] if "--kind" in variant else ["--kind", "preconditioned"]
-    return common + kind + variant + ([] if "spectral" in variant else ["--images", str(options.images)])
+    common = {"--model": options.model, "--data": data_of(options, variant), "--out": corrective_of(options, name),
+              "--report-images": options.report_images, "--kind": "preconditioned"}
+    network = {} if "spectral" in variant else {"--images": options.images, "--width": options.width}
+    defaults = [str(word) for pair in {**common, **network}.items() if pair[0] not in variant for word in pair]
+    return defaults + variant
+
+
+def data_of(options: Options, variant: list[str]) -> str:
+    """The cached pairs where they can serve, else the images."""
+    asks_anew = {"spectral", "--conditioning", "--no-clip-x-hat", "--margin-penalty"} & set(variant)
+    return options.data if options.pairs is None or asks_anew else str(options.pairs)
 
 
 def corrective_of(options: Options, name: str) -> Path:

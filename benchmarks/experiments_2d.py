@@ -249,6 +249,8 @@ def run_claims(bench: Bench, findings: page.Findings) -> None:
     findings.extra["sds low"], findings.extra["sds high"] = cell("synthesis", "sds", low), cell("synthesis", "sds", high)
     findings.extra["lmc tenth"] = cell("synthesis", "lmc", methods.CUSTOMARY_OMEGA["sds"] / 10)
     findings.extra["lmc tenth of best"] = cell("synthesis", "lmc", findings.omega["synthesis", "sds"] / 10)
+    shown = [findings.samples, *(findings.extra[name] for name in ("sds low", "sds high", "lmc tenth", "lmc tenth of best"))]
+    findings.beside["synthesis"] = [metrics.measure(images, bench.by) for images in shown]
 
 
 def run_diversity(bench: Bench, findings: page.Findings) -> None:

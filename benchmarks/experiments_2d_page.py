@@ -35,6 +35,7 @@ class Findings:
     omega: dict[tuple[str, str], float] = field(default_factory=dict)  # (task, method) → the best ω
     sets: dict[tuple[str, str], ImageSet] = field(default_factory=dict)  # (task, method) → images at it
     extra: dict[str, ImageSet] = field(default_factory=dict)  # what single claims need
+    beside: dict[str, list[tables.Row]] = field(default_factory=dict)  # task → rows to compare the methods with
     diversity: dict[str, list[list[float]]] = field(default_factory=dict)  # method → fresh and fixed, per prompt
     samples: ImageSet | None = None
 
@@ -106,8 +107,8 @@ def _image_claims(findings: Findings) -> Iterator[Claim]:
     proj, low, high, tenth, least = (extra[name] for name in ("proj", "sds low", "sds high", "lmc tenth", "lmc tenth of best"))
     sds, lmc, cond = (sets["synthesis", method] for method in ("sds", "lmc", "cond"))
     before = ImageSet("before", proj.sources, proj.captions)
-    gap = lambda images: {  # noqa: E731
-        k: abs(v - per_caption(samples, saturation)[k]) for k, v in per_caption(images, saturation).items()
+    gap = lambda images, value: {  # noqa: E731
+        k: abs(v - per_caption(samples, value)[k]) for k, v in per_caption(images, value).items()
     }
     at = lambda value, a, b: compare(per_caption(a, value), per_caption(b, value))  # noqa: E731
     yield Claim("proj alone blurs", "detail of a render, before − after", at(detail, before, proj))
@@ -118,8 +119,9 @@ def _image_claims(findings: Findings) -> Iterator[Claim]:
         yield Claim(f"LMC-SDS works at a tenth of SDS's {which} ω, no worse by more than {NO_WORSE}",
                     f"R-precision, {mine.name} − {theirs.name} + {NO_WORSE}",
                     Estimate(*(v + NO_WORSE for v in gain[:3]), gain.n))
-    yield Claim("… with intact colour statistics", f"distance of saturation from the samples', {high.name} − {tenth.name}",
-                compare(gap(high), gap(tenth)))
+    for name, value in (("mean saturation", saturation), ("share of clipped pixels", clipped)):
+        yield Claim(f"… with intact colour statistics: {name}", f"distance from the samples', {high.name} − {tenth.name}",
+                    compare(gap(high, value), gap(tenth, value)))
     yield Claim("LMC-SDS is sharper, each at its best ω", f"detail, {lmc.name} − {sds.name}", at(detail, lmc, sds))
     yield Claim("… and shows the prompt more often", f"R-precision, {lmc.name} − {sds.name}", at(hits, lmc, sds))
     yield Claim("cond alone is unstable", f"share of clipped pixels, cond − {lmc.name}", at(clipped, cond, lmc))
@@ -158,8 +160,12 @@ def figure(findings: Findings, task: str) -> Tensor:
     chosen = starts if len(starts) <= FIGURE_ROWS else starts[:half] + starts[-half:]  # the last ones are held out
     columns = {} if first.sources is None else {"source": first.sources}
     columns |= {images.name: images.images for images in sets.values()}
+    if task == "synthesis" and "sds high" in findings.extra:
+        usual = findings.extra["sds high"]
+        columns = {usual.name: usual.images, **columns}
     tiles = [image[i] for _, i in chosen for image in columns.values()]
-    return pictures.grid(torch.stack(tiles), len(columns), [caption for caption, _ in chosen], list(columns))
+    heads = [name.replace("LMC-SDS", "LMC") for name in columns]  # as wide as a tile
+    return pictures.grid(torch.stack(tiles), len(columns), [caption for caption, _ in chosen], heads)
 
 
 def write(path: Path, findings: Findings) -> None:
@@ -170,6 +176,8 @@ def write(path: Path, findings: Findings) -> None:
         image = path.parent / "images" / f"experiments_2d_{task}.png"
         pictures.write_image(image, figure(findings, task))
         parts += [f"## {TITLES[task]}", _table(findings, task, findings.rows[task]), f"![{task}](images/{image.name})"]
+        if task in findings.beside:
+            parts += ["To compare with:", _table(findings, f"{task}-beside", findings.beside[task])]
         if findings.grids[task]:
             parts += ["ω over the whole grid, on the tuning prompts:", _table(findings, f"{task}-grid", findings.grids[task])]
     if findings.diversity:

@@ -7,14 +7,15 @@
 
 One step is everything from x to its gradient, without renderer and VAE. A round times each method once, in
 turn and in an order that rotates, so that a busy machine slows all of them alike; the table shows the median
-of the ratios to SDS of the same round, and their quartiles. Memory is the step's own peak beside the weights,
-on CUDA only. Writes Markdown to --out. With --threestudio a step is a call of the guidance class as a system makes it, on
+of the ratios to SDS of the same round, and their quartiles. Memory is the peak of the step's own tensors beside the
+weights: of CUDA's allocator there, of torch's allocations in one further step on a CPU. Writes Markdown to --out. With --threestudio a step is a call of the guidance class as a system makes it, on
 latents, with the backward pass, on the CPU, in float32.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import statistics
 import subprocess
@@ -63,7 +64,7 @@ class Options:
 
 @dataclasses.dataclass
 class Timing:
-    """Seconds per step of one method, a value a round, and its peak memory in MiB (CUDA, else none)."""
+    """Seconds per step of one method, a value a round, and its peak memory in MiB."""
 
     seconds: list[float] = dataclasses.field(default_factory=list)
     peak: float | None = None
@@ -139,7 +140,19 @@ def measure(methods: dict[str, Callable[[int], torch.Tensor]], rounds: int, cuda
     for i in track(range(-2, rounds), description="rounds"):
         for name in names[i % len(names):] + names[: i % len(names)]:
             clock(methods[name], i + 2, timings[name] if i >= 0 else Timing(), cuda)
+    if not cuda:
+        for name, step in methods.items():
+            timings[name].peak = tensor_peak(lambda: step(0))
     return timings
+
+
+def tensor_peak(work: Callable[[], object]) -> float:
+    """MiB that torch holds at most on the CPU for what `work` allocates, its result included."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        work()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return max(itertools.accumulate(changes), default=0) / 2**20
 
 
 def beside_threestudio(options: Options) -> dict[str, Timing]:

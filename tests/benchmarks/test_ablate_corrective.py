@@ -34,6 +34,16 @@ def test_variants_differ_from_the_base_in_one_choice():
         assert 1 <= len(changed) <= (2 if "," in name else 1), (name, changed)
 
 
+def test_pairs_serve_the_variants_that_only_read_them():
+    options = ablation.Options(pairs=Path("pairs"), width=16)
+    words = {name: ablation.train_words(options, name) for name in ablation.VARIANTS}
+    from_pairs = {name for name, line in words.items() if line[line.index("--data") + 1] == "pairs"}
+    assert {"base", "unet", "width 8", "normalisation none"} <= from_pairs
+    assert from_pairs.isdisjoint({"spectral", "conditioning none", "x̂ not clipped", "margin penalty 1"})
+    width = lambda name: tyro.cli(train_corrective.Options, args=words[name]).width  # noqa: E731
+    assert (width("base"), width("width 8")) == (16, 8)
+
+
 def test_what_is_trained_is_not_repeated_and_other_arguments_are_refused(tmp_path, monkeypatch):
     """Finished is what has its card and was made with the same arguments, however --out is spelled."""
     commands = []
@@ -47,7 +57,7 @@ def test_what_is_trained_is_not_repeated_and_other_arguments_are_refused(tmp_pat
     card = ablation.corrective_of(options, "unet").with_suffix(".md")
     card.write_text("a card")
     assert ablation.is_trained(ablation.Options(out=Path("a"), images=64), "unet")
-    with pytest.raises(SystemExit, match="was made with .*--images 64, not with .*--images 128; remove it") as error:
+    with pytest.raises(SystemExit, match="was made with .*--images 64 .*, not with .*--images 128 .*; remove it") as error:
         ablation.is_trained(ablation.Options(out=tmp_path / "a", images=128), "unet")
     assert "\n" not in str(error.value)
     (card.parent / "arguments.json").unlink()

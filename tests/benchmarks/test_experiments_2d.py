@@ -91,7 +91,7 @@ def test_claims_on_sets_whose_answers_are_known(monkeypatch):
     findings.diversity = {"lmc": [[0.1, 0.2, 0.3], [0.3, 0.4, 0.5]]}
     verdicts = {claim.text: claim.verdict for claim in page.claims(findings)}
     assert verdicts["proj alone blurs"] == verdicts["SDS at low ω blurs"] == verdicts["cond alone is unstable"] == "confirmed"
-    assert verdicts["SDS at high ω over-saturates"] == verdicts["… with intact colour statistics"] == "confirmed"
+    assert verdicts["SDS at high ω over-saturates"] == verdicts["… with intact colour statistics: mean saturation"] == "confirmed"
     for which in ("usual", "best"):  # the same hits
         assert verdicts[f"LMC-SDS works at a tenth of SDS's {which} ω, no worse by more than 0.1"] == "confirmed"
     assert verdicts["… and shows the prompt more often"] == "not confirmed"

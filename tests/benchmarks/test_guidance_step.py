@@ -21,8 +21,19 @@ def test_every_round_times_every_method_once_and_warm_up_is_left_out():
     methods = {name: lambda i, name=name: calls.append((name, i)) for name in ("a", "b", "c")}
     timings = bench.measure(methods, rounds=4)
     assert [len(t.seconds) for t in timings.values()] == [4, 4, 4]
-    assert sorted(calls) == [(name, i) for name in "abc" for i in range(6)]
+    assert sorted(calls) == sorted([(name, i) for name in "abc" for i in range(6)] + [(name, 0) for name in "abc"])  # memory
     assert {calls[k][0] for k in range(0, len(calls), 3)} == {"a", "b", "c"}  # each has gone first
+
+
+def test_the_peak_of_memory_is_that_of_tensors_alive_together():
+    def work():
+        a = torch.zeros(2**20)  # 4 MiB
+        b = a + 1
+        del a
+        c = torch.zeros(2**21)  # 8 MiB, beside b
+        del b
+        return c
+    assert bench.tensor_peak(work) == 12.0 and bench.tensor_peak(lambda: None) == 0.0
 
 
 def test_ratio_is_of_the_same_round_not_of_medians():
