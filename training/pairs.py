@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lmc_guidance import DiffusionModel
-from lmc_guidance.checkpoint import model_identity
+from lmc_guidance.checkpoint import is_same_model, model_identity
 from lmc_guidance.errors import UserError
 
 from .checkpoints import write_atomically
@@ -100,13 +100,14 @@ class Pairs(torch.utils.data.Dataset):
             try:
                 with safe_open(str(path), "pt") as shard:
                     found = json.loads((shard.metadata() or {})["settings"])
+                    found["model"]["weights"]
                     counts.append(shard.get_slice("t").get_shape()[0])
             except Exception as error:  # the reader has its own types; whichever it is, the file is at fault
                 raise UserError(f"'{path}' is no shard of cached pairs, or damaged; write the pairs again") from error
             if settings is not None and found != settings:
                 raise UserError(f"'{path}' was made with other settings than '{self.files[0].name}'; keep them apart")
             settings = found
-        if settings["model"] != model_identity(model):
+        if not is_same_model(settings["model"], model_identity(model)):
             raise UserError(f"cached pairs in '{self.files[0].parent}' are of model '{settings['model'].get('name')}' "
                             f"or other weights of it, not of '{model.name}'; write them again with --write-pairs")
         return settings, counts

@@ -79,6 +79,13 @@ def model_identity(model: DiffusionModel) -> Dict[str, Any]:
     }
 
 
+def is_same_model(one: Dict[str, Any], other: Dict[str, Any]) -> bool:
+    """Whether two identities are of one model. Rounded to another half precision, the last of a signature's four digits
+    may tip."""
+    near = all(abs(a - b) <= 1.01e-3 * abs(b) for a, b in zip(one["weights"], other["weights"]))
+    return near and {**one, "weights": None} == {**other, "weights": None}
+
+
 def _signature(model: DiffusionModel) -> List[float]:
     """Mean magnitude of the U-Net's first and last weights: tells apart two trainings of one architecture."""
     return [float(f"{layer.weight.float().abs().mean():.4g}") for layer in (model.unet.conv_in, model.unet.conv_out)]

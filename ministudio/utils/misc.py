@@ -31,7 +31,7 @@ def set_device(name: str = "auto") -> torch.device:
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UserError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
-        device = torch.device("cuda", get_rank() if device.index is None else device.index)
+        device = torch.device("cuda", local_rank() if device.index is None else device.index)
     _chosen[:] = [device]
     return device
 
@@ -43,10 +43,17 @@ def get_device() -> torch.device:
 
 def get_rank() -> int:
     """Index of this process among those of one run, 0 if it is alone."""
-    for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
-        if os.environ.get(key):
-            return int(os.environ[key])
-    return 0
+    return _first_number("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+
+
+def local_rank() -> int:
+    """Index of this process among those of its machine, 0 if it is alone."""
+    return _first_number("LOCAL_RANK", "SLURM_LOCALID", "JSM_NAMESPACE_LOCAL_RANK")
+
+
+def _first_number(*names: str) -> int:
+    """Of the environment variables that a launcher sets; 0 if none is."""
+    return next((int(os.environ[name]) for name in names if os.environ.get(name)), 0)
 
 
 def parse_version(text: str) -> version.Version:

@@ -8,7 +8,7 @@ from omegaconf import ListConfig, OmegaConf
 
 from ministudio.utils.config import ConfigError, load_config, parse_structured, whole, within
 from ministudio.utils.errors import UserError
-from ministudio.utils.misc import C
+from ministudio.utils.misc import C, get_rank, local_rank
 
 YAML = """
 name: x
@@ -150,3 +150,14 @@ def test_a_float_as_last_step_counts_epochs():
 def test_what_is_not_a_schedule(value):
     with pytest.raises(UserError, match="a schedule"):
         C(value, 0, 0)
+
+
+@pytest.mark.parametrize("variables, rank, on_machine", [
+    ({}, 0, 0), ({"RANK": "9", "LOCAL_RANK": "1"}, 9, 1), ({"SLURM_PROCID": "9", "SLURM_LOCALID": "1"}, 9, 1),
+])  # fmt: skip
+def test_a_process_knows_its_place_in_the_run_and_on_its_machine(variables, rank, on_machine, monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "SLURM_LOCALID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert (get_rank(), local_rank()) == (rank, on_machine)

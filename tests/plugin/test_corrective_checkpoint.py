@@ -7,6 +7,7 @@ import struct
 import pytest
 import torch
 from lmc_guidance import Corrective, CorrectiveSpec, DiffusionModel, UserError, load_corrective, save_corrective
+from lmc_guidance.checkpoint import is_same_model, model_identity
 
 from tests.pipelines import write_pixel_pipeline
 
@@ -164,3 +165,11 @@ def test_failing_to_write_is_one_line_and_keeps_the_old_file(saved, pixel_model,
     with pytest.raises(UserError, match="No space left on device"):
         save_corrective(saved, build(), pixel_model)
     assert saved.read_bytes() == before and os.listdir(saved.parent) == [saved.name]
+
+
+def test_identities_of_one_model_in_two_half_precisions_are_one(pixel_model):
+    mine = model_identity(pixel_model)
+    tipped = {**mine, "weights": [mine["weights"][0] * 1.001, mine["weights"][1]]}  # the last of four digits
+    assert is_same_model(mine, tipped) and is_same_model(tipped, mine)
+    assert not is_same_model(mine, {**mine, "weights": [mine["weights"][0] * 1.003, mine["weights"][1]]})
+    assert not is_same_model(mine, {**mine, "name": "another"})
