@@ -4,6 +4,7 @@
     python benchmarks/guidance_step.py --model sd-1.5-size    a U-Net of Stable Diffusion 1.5's size, random weights
     python benchmarks/guidance_step.py --device cuda
     python benchmarks/guidance_step.py --model FOLDER --threestudio CHECKOUT     beside threestudio's own SDS class
+    python benchmarks/guidance_step.py --model sd-1.5-size --batch 1 --rounds 3 --threestudio CHECKOUT     needs 20 GiB
 
 One step is everything from x to its gradient, without renderer and VAE. A round times each method once, in
 turn and in an order that rotates, so that a busy machine slows all of them alike; the table shows the median
@@ -33,7 +34,7 @@ import tyro  # noqa: E402
 from rich.progress import track  # noqa: E402
 
 from lmc_guidance import (SDS, Corrective, CorrectiveSpec, DiffusionModel, LMCSDS, NoiseSource,  # noqa: E402
-                          TextPair, UserError, load_corrective)
+                          TextPair, UserError, load_corrective, save_corrective)
 from lmc_guidance.checkpoint import FILE_NAME  # noqa: E402
 from lmc_guidance.diffusion import fast_settings, half_dtype  # noqa: E402
 from lmc_guidance.schedule import NoiseSchedule  # noqa: E402
@@ -55,7 +56,8 @@ class Options:
     """Where to run; half precision on CUDA and on CPUs that have bfloat16, as the guidance does by default."""
     threestudio: Path | None = None
     """A checkout of threestudio, whose own SDS class is timed beside ours; --model is then a latent model's folder with
-    64 x 64 latents, complete as diffusers' StableDiffusionPipeline wants it, with its corrective beside it."""
+    64 x 64 latents, complete as diffusers' StableDiffusionPipeline wants it, with its corrective beside it, or
+    sd-1.5-size, which is written to a temporary folder (4 GB)."""
     threestudio_python: str = sys.executable
     """An interpreter that has threestudio's packages."""
     out: Path = ROOT / "outputs" / "benchmark" / "guidance_step.md"
@@ -155,14 +157,25 @@ def tensor_peak(work: Callable[[], object]) -> float:
     return max(itertools.accumulate(changes), default=0) / 2**20
 
 
+def write_sd_size(folder: Path) -> Path:
+    """The model of Stable Diffusion 1.5's size as a folder that threestudio loads, its corrective beside it."""
+    from tests.pipelines import write_latent_pipeline
+
+    unet = sd_size_unet()
+    write_latent_pipeline(folder, unet=unet)
+    save_corrective(folder / FILE_NAME, sd_size_model(unet, "cpu")[1], DiffusionModel.load(folder))
+    return folder
+
+
 def beside_threestudio(options: Options) -> dict[str, Timing]:
     """Timings of threestudio's own SDS class and of ours, in a process that has its packages."""
     script, plugin = ROOT / "tests" / "threestudio" / "host" / "timing.py", ROOT / "custom" / "lmc_guidance"
-    checkout, model = options.threestudio.resolve(), Path(options.model).resolve()
+    checkout = options.threestudio.resolve()
     if not (checkout / "threestudio").is_dir():
         raise SystemExit(f"--threestudio {options.threestudio}: no checkout of threestudio there")
-    words = [options.threestudio_python, script, checkout, plugin, model, options.batch, options.rounds]
     with tempfile.TemporaryDirectory() as empty:
+        model = write_sd_size(Path(empty) / SD_SIZE) if options.model == SD_SIZE else Path(options.model).resolve()
+        words = [options.threestudio_python, script, checkout, plugin, model, options.batch, options.rounds]
         done = subprocess.run([str(w) for w in words], cwd=empty, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"threestudio's process failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")

@@ -1,7 +1,7 @@
 """Tiny random-weight text-to-image folders in diffusers' format, so that tests load models the way users do."""
 import json
 from pathlib import Path
-from typing import Union
+from typing import Any, Optional, Union
 
 import torch
 
@@ -33,16 +33,19 @@ def write_pixel_pipeline(
 
 
 def write_latent_pipeline(
-    folder: PathLike, prediction_type: str = "epsilon", size: int = 16, seed: int = 0
+    folder: PathLike, prediction_type: str = "epsilon", size: int = 16, seed: int = 0, unet: Optional[Any] = None
 ) -> Path:
-    """Write a latent model: VAE of factor 8 and a U-Net on (4, size, size) latents; return its folder."""
+    """Write a latent model: VAE of factor 8 and a U-Net on (4, size, size) latents, or the one given; return its folder."""
     from diffusers import AutoencoderKL
 
     folder = Path(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         _write_text_encoder(folder, max_length=77)
-        _write_unet(folder, size, channels=4, out_channels=4)
+        if unet is None:
+            _write_unet(folder, size, channels=4, out_channels=4)
+        else:
+            unet.save_pretrained(folder / "unet")
         AutoencoderKL(
             block_out_channels=(8, 16, 16, 16),
             down_block_types=("DownEncoderBlock2D",) * 4,

@@ -1,13 +1,24 @@
 """The timing of guidance steps: every method gives a gradient, and ratios are taken within a round."""
 
 import torch
+from lmc_guidance import DiffusionModel, load_corrective
 
 from benchmarks import guidance_step as bench
 
 
+SMALL = dict(sample_size=8, block_out_channels=(8, 8, 8, 8), norm_num_groups=4, cross_attention_dim=8, attention_head_dim=4)
+
+
+def test_the_model_for_threestudio_is_a_whole_folder_with_its_corrective(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "sd_size_unet", lambda build=bench.sd_size_unet: build(**SMALL))
+    folder = bench.write_sd_size(tmp_path / "sd")
+    model = DiffusionModel.load(folder)
+    assert (model.space, model.resolution, (folder / "model_index.json").is_file()) == ("latent", 8, True)
+    assert load_corrective(folder, model).corrective.spec.channels == 4
+
+
 def test_methods_run_on_a_small_unet_of_the_same_architecture():
-    unet = bench.sd_size_unet(sample_size=8, block_out_channels=(8, 8, 8, 8), norm_num_groups=4,
-                              cross_attention_dim=8, attention_head_dim=4)
+    unet = bench.sd_size_unet(**SMALL)
     model, corrective = bench.sd_size_model(unet, "cpu")
     methods = bench.steps(model, corrective, batch=2)
     gradients = {name: step(0) for name, step in methods.items()}
