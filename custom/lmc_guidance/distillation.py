@@ -16,7 +16,7 @@ from .errors import UserError
 from .noise import Noise
 from .schedule import Prediction
 
-WEIGHTINGS = ("sds", "uniform", "fantasia3d", "x_hat")
+WEIGHTINGS = ("sds", "dreamfusion", "uniform", "fantasia3d", "x_hat")  # dreamfusion: sds, as some hosts call it
 
 
 class TextPair(NamedTuple):
@@ -128,6 +128,7 @@ class Distillation:
         alpha, sigma = self.model.schedule.alpha(t), self.model.schedule.sigma(t)
         return {
             "sds": sigma**2,
+            "dreamfusion": sigma**2,
             "uniform": torch.ones_like(sigma),
             "fantasia3d": alpha * sigma**2,
             "x_hat": (sigma / alpha).clamp(min=1),

@@ -16,7 +16,10 @@ from .evaluation import pictures
 from .host import C, BaseObject, get_rank, info, warn
 from .noise import NoiseSource, default_seed
 
-IGNORED = ("use_img_loss", "use_sjc", "token_merging", "enable_memory_efficient_attention")
+IGNORED = (
+    "use_img_loss", "use_sjc", "token_merging", "enable_memory_efficient_attention", "guidance_type",
+    "pretrained_model_name_or_path_lora", "vsd_phi_model_name_or_path",
+)
 
 
 @dataclass
@@ -48,6 +51,9 @@ class GuidanceConfig:
     var_red: bool = True
     token_merging: bool = False
     token_merging_params: Dict[str, Any] = field(default_factory=dict)
+    guidance_type: Optional[str] = None  # this and the next two are of its VSD and unified guidance
+    pretrained_model_name_or_path_lora: Optional[str] = None
+    vsd_phi_model_name_or_path: Optional[str] = None
 
 
 class Guidance(BaseObject):

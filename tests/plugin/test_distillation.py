@@ -98,7 +98,7 @@ def test_clipping_of_x_hat_is_for_pixels_and_optional(latent_model):
     assert not LMCSDS(latent_model, corrective_for(latent_model)).clip_x_hat
 
 
-@pytest.mark.parametrize("weighting", ["sds", "uniform", "fantasia3d", "x_hat"])
+@pytest.mark.parametrize("weighting", ["sds", "dreamfusion", "uniform", "fantasia3d", "x_hat"])
 def test_weighting_is_on_cond_and_never_on_lmc(weighting):
     model = world.world_model()
     x, _, t, noise = inputs(model, fixed="none")
@@ -107,7 +107,7 @@ def test_weighting_is_on_cond_and_never_on_lmc(weighting):
         LMCSDS(model, corrective, name)(x, world.text(4), t, noise, 2.0) for name in (weighting, "uniform")
     )
     a = model.schedule.alphas_cumprod[t][:, None, None, None]
-    w = {"sds": 1 - a, "uniform": torch.ones_like(a), "fantasia3d": a.sqrt() * (1 - a),
+    w = {"sds": 1 - a, "dreamfusion": 1 - a, "uniform": torch.ones_like(a), "fantasia3d": a.sqrt() * (1 - a),
          "x_hat": ((1 - a) / a).sqrt().clamp(min=1)}[weighting]
     torch.testing.assert_close(weighted.terms["cond"], w * plain.terms["cond"])
     assert torch.equal(weighted.terms["lmc"], plain.terms["lmc"])

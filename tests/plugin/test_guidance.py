@@ -331,6 +331,16 @@ def test_every_vanilla_field_is_accepted(make):
     assert torch.isfinite(run(make(**vanilla), rendered())["loss_sds"])
 
 
+def test_fields_of_threestudios_other_guidances_are_accepted(make, monkeypatch):
+    """The command line cannot take a key away, so those of its VSD and unified guidance must not stop a run."""
+    told = []
+    monkeypatch.setattr("lmc_guidance.guidance.warn", told.append)
+    unused = dict(guidance_type="vsd", pretrained_model_name_or_path_lora="a", vsd_phi_model_name_or_path="b")
+    output = run(make(weighting_strategy="dreamfusion", **unused), rendered())
+    assert torch.equal(output["loss_sds"], run(make(weighting_strategy="sds"), rendered())["loss_sds"])
+    assert told == [f"guidance option {name} has no effect here" for name in unused]
+
+
 def in_fresh_python(code):
     """Run code in a process of its own, with the repository and custom/ importable; return what it printed."""
     program = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'custom')!r}]\n" + textwrap.dedent(code)

@@ -1,9 +1,9 @@
 """A real threestudio checkout on a machine without CUDA.
 
-Importing this module makes `import threestudio` work: packages that exist for CUDA only become inert
-stand-ins, tinycudann a plain-torch one, two of nerfacc's CUDA calls dense torch. Nothing of threestudio's
-own Python is changed: registry, config, data, system, geometry, material, background, renderer, prompt
-processor and Lightning loop are the real ones. Rasterizers and tetrahedra (nvdiffrast) are not covered.
+`start` makes `import threestudio` work: packages that exist for CUDA only become inert stand-ins, tinycudann
+and the CUDA calls of nerfacc plain-torch ones, libigl gets its older names back. Nothing of threestudio's own
+Python is changed: registry, config, data, system, geometry, material, background, renderer, prompt processor
+and Lightning loop are the real ones. Rasterizers and tetrahedra (nvdiffrast) are not covered.
 """
 import contextlib
 import importlib.util
@@ -15,46 +15,15 @@ import torch
 
 warnings.filterwarnings("ignore")
 sys.path.insert(0, str(Path(__file__).parent))
+import igl_names  # noqa: E402
+import nerfacc_torch  # noqa: E402
 import stubs  # noqa: E402
 import tcnn_torch  # noqa: E402
 
 INERT = (
-    "nvdiffrast igl pysdf envlight kornia taming clip controlnet_aux wandb tomesd bitsandbytes xformers gradio "
+    "nvdiffrast pysdf envlight kornia taming clip controlnet_aux wandb tomesd bitsandbytes xformers gradio "
     "pymeshlab mediapipe torchvision IPython"
 )
-
-
-def dense_sampling(self, rays_o, rays_d, sigma_fn=None, alpha_fn=None, near_plane=0.0, far_plane=1e10, t_min=None,
-                   t_max=None, render_step_size=1e-3, early_stop_eps=1e-4, alpha_thre=0.0, stratified=False,
-                   cone_angle=0.0):
-    """OccGridEstimator.sampling without the grid: every step inside the box, less those of low opacity."""
-    low, high = self.aabbs[0][:3], self.aabbs[0][3:]
-    a, b = (low - rays_o) / rays_d, (high - rays_o) / rays_d
-    enter, leave = torch.minimum(a, b).amax(-1).clamp_min(near_plane), torch.maximum(a, b).amin(-1)
-    count = int(((high - low).norm() / render_step_size).ceil())
-    starts = enter[:, None] + torch.arange(count)[None] * render_step_size
-    if stratified:
-        starts = starts + torch.rand(len(starts), 1) * render_step_size
-    inside = starts + render_step_size <= leave[:, None]
-    rays, starts = torch.arange(len(starts))[:, None].expand_as(starts)[inside], starts[inside]
-    ends = starts + render_step_size
-    if sigma_fn is not None and len(starts):
-        alpha = 1 - torch.exp(-sigma_fn(starts, ends, rays) * render_step_size)
-        seen = alpha >= min(alpha_thre, self.occs.mean().item())
-        rays, starts, ends = rays[seen], starts[seen], ends[seen]
-    return rays, starts, ends
-
-
-def dense_weights_from_density(t_starts, t_ends, sigmas, packed_info=None, ray_indices=None, n_rays=None,
-                               prefix_trans=None):
-    """Weights, transmittances and opacities of packed samples by a cumulative sum per ray."""
-    depth = sigmas * (t_ends - t_starts)
-    total = torch.cumsum(depth, 0)
-    first = torch.ones_like(ray_indices, dtype=torch.bool)
-    first[1:] = ray_indices[1:] != ray_indices[:-1]
-    before = torch.zeros(n_rays).index_put((ray_indices[first],), (total - depth)[first])
-    through, alpha = torch.exp(-(total - depth - before[ray_indices])), 1 - torch.exp(-depth)
-    return through * alpha, through, alpha
 
 
 def _import_threestudio(root):
@@ -67,10 +36,8 @@ def _import_threestudio(root):
     tcnn_torch.install()
     torch.cuda.device = lambda *_: contextlib.nullcontext()
     stubs.install(INERT.split())
-    import nerfacc
-
-    nerfacc.OccGridEstimator.sampling = dense_sampling
-    nerfacc.render_weight_from_density = dense_weights_from_density
+    igl_names.install()
+    nerfacc_torch.install()
     import threestudio
     import threestudio.data.image as images
     import threestudio.models.networks as networks

@@ -1,7 +1,7 @@
 """python timing.py ROOT PLUGIN MODEL B ROUNDS: what a call of threestudio's own SDS class costs, and what ours cost.
 
-A call is everything from B latents (the same for all) to the loss and its gradient at them. Rounds are interleaved in an
-order that rotates, after two that do not count. Prints one JSON line: method → seconds of each round.
+A call is everything from B latents (the same for all) to the loss and its gradient at them. Rounds are interleaved in
+an order that rotates, after two that do not count. Prints one JSON line: method → seconds of each round.
 """
 import json
 import sys

@@ -21,6 +21,7 @@ system.set_save_dir(f"{cfg.trial_dir}/save")
 before = [p.detach().clone() for p in system.geometry.parameters()]
 options = {**cfg.trainer, "precision": 32, "enable_progress_bar": False}
 trainer = pl.Trainer(logger=False, inference_mode=False, accelerator="cpu", enable_checkpointing=False, **options)
+system.train()  # as fit did before Lightning 2.2; the NeuS renderer relies on it
 trainer.fit(system, datamodule=data)
 after = list(system.geometry.parameters())
 print(json.dumps({
