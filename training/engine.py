@@ -69,6 +69,8 @@ class Training(pl.LightningModule):
                  record: Optional[dict[str, Any]] = None) -> None:
         """record: how the corrective came to be before the training; kept, since a resumed run cannot know it."""
         super().__init__()
+        if teacher.model.device.type == "cpu":  # convolutions of few channels are up to 1.6 times as fast so
+            corrective = corrective.to(memory_format=torch.channels_last)
         self.corrective = corrective.requires_grad_(True)
         self.ema = copy.deepcopy(corrective).requires_grad_(False)
         self.teacher, self.recipe, self.record = teacher, recipe, record or {}
