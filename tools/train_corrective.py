@@ -28,7 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
 
 from lmc_guidance.errors import UserError  # noqa: E402
 
-from training.options import NORMALISATION, Options  # noqa: E402
+from training.options import NORMALISATION, REPORT_IMAGES, Options  # noqa: E402
 
 
 class Job:
@@ -55,8 +55,8 @@ class Job:
         """The data set with images in it: for pairs, the one they were made from."""
         return self.data if self.pairs is None else self._open(self.pairs["data"])[0]
 
-    def held_out(self):
-        return self.pictures.held_out(self.options.report_images, 16)
+    def held_out(self, images: int):
+        return self.pictures.held_out(images, 16)
 
     def record(self) -> dict:
         """What the file tells about its making."""
@@ -131,7 +131,7 @@ def train(job: Job, folder: Path):
     corrective, record = ((build.untrained(design(job), job.teacher), {}) if resumed else
                           build.build(design(job), job.teacher, job.pictures, job.broken))
     training = engine.Training(corrective, job.teacher, recipe(o), record)
-    pictures = Pictures(job.teacher, next(iter(job.held_out())))
+    pictures = Pictures(job.teacher, next(iter(job.held_out(16))))
     watch = Watch(folder, pictures, stop_at=o.stop_images)
     if resumed:
         watch.load(training.load(state_file))
@@ -167,12 +167,13 @@ def judge(job: Job, path: Path) -> None:
             print(f"warning: '{path}' was made for x̂ under captions, and '{job.options.data}' has none: it is judged with "
                   "the empty prompt throughout, for which it was not made")
         teacher = dataclasses.replace(job.teacher, conditioning=spec.conditioning, clip_x_hat=spec.clip_x_hat)
-        measured = trust.measure(checkpoint.corrective, teacher, job.held_out())
+        images = job.options.report_images or REPORT_IMAGES[spec.kind]
+        measured = trust.measure(checkpoint.corrective, teacher, job.held_out(images), margin_images=min(8, max(2, images // 24)))
         about = {"model": job.model.name, "data": job.options.data, "kind": spec.kind,
                  "normalisation": spec.normalisation, "conditioning": spec.conditioning}
         page = trust_page.write(measured, f"Corrective {path.name}", about, path.with_suffix(""))
         print("\n".join([trust_page.table(measured), *measured.verdicts(), f"report: {page}"]))
-    if job.options.evaluate is None:
+    if job.options.evaluate is None or card.is_unjudged(path):
         print(f"model card: {card.write_card(path, checkpoint, measured)}")
 
 

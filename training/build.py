@@ -27,7 +27,7 @@ class Design:
     width: int = 32  # filters of the U-Net's first level
     levels: int = 4
     bins: int = 40  # of t, for the filter
-    filter_images: int = 2_000  # that the filter is fitted on
+    filter_images: int = 640  # that the filter is fitted on
 
 
 def build(design: Design, teacher: Teacher, data: Data, broken: BrokenCount) -> tuple[Corrective, dict]:

@@ -48,6 +48,7 @@ b = load_corrective("{file}", model).corrective  # b(x, t) or, for normalisation
 Made from the outputs of {model} on images of `{data}`: the licences of both bear on this file. It was given none of
 its own by the tool that wrote this card; whoever shares it should name one here.
 """
+_UNJUDGED = "Not judged yet: `tools/train_corrective.py --model MODEL --data DATA --evaluate FILE` writes a report."
 
 
 def write_card(path: Path, checkpoint: Checkpoint, trust: Optional[Trust]) -> Path:
@@ -69,10 +70,15 @@ def write_card(path: Path, checkpoint: Checkpoint, trust: Optional[Trust]) -> Pa
     return card
 
 
+def is_unjudged(path: Path) -> bool:
+    """Whether the card beside the corrective in `path` is the tool's own, still without a report."""
+    card = path.with_suffix(".md")
+    return card.is_file() and _UNJUDGED in card.read_text(encoding="utf-8", errors="replace")
+
+
 def _judged(trust: Optional[Trust]) -> str:
     if trust is None:
-        return ("## How good\n\nNot judged yet: `tools/train_corrective.py --model MODEL --data DATA --evaluate FILE` "
-                "writes a report.\n")
+        return f"## How good\n\n{_UNJUDGED}\n"
     verdicts = "\n".join(f"- {verdict}" for verdict in trust.verdicts())
     return ("## How good\n\nOn images it was not trained on; squared error over the variance of x̂ within images.\n\n"
             f"{verdicts}\n\n{table(trust)}\n")

@@ -57,7 +57,7 @@ def test_spectral_in_one_pass_with_report_and_card(model, images, tmp_path, monk
     assert "the gain margin" in capsys.readouterr().out
 
 
-def test_evaluate_judges_and_writes_only_a_report(model, images, tmp_path, monkeypatch, capsys):
+def test_evaluate_writes_a_report_and_completes_a_card_that_lacks_it(model, images, tmp_path, monkeypatch, capsys):
     out = tmp_path / "b.safetensors"
     common = ["--model", model, "--data", images, *SMALL]
     assert call(monkeypatch, *common, "--out", out, "--images", 64, "--no-report") == 0
@@ -66,7 +66,12 @@ def test_evaluate_judges_and_writes_only_a_report(model, images, tmp_path, monke
     assert call(monkeypatch, *common, "--evaluate", out) == 0
     after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert after.keys() - before.keys() == {"b.report.html", "b.report.json"}
-    assert all(after[name] == content for name, content in before.items())
+    assert all(after[name] == content for name, content in before.items() if name != "b.md")
+    card = (tmp_path / "b.md").read_text()
+    assert "Not judged" not in card and "the gain margin" in card
+    (tmp_path / "b.md").write_text("a card of somebody's own")
+    assert call(monkeypatch, *common, "--evaluate", out) == 0
+    assert (tmp_path / "b.md").read_text() == "a card of somebody's own"
 
 
 def test_unet_stops_goes_on_and_finishes(model, images, tmp_path, monkeypatch, capsys):
