@@ -33,6 +33,8 @@ VARIANTS: dict[str, list[str]] = {
     "unet": ["--kind", "unet"],
     "unet, margin penalty 1": ["--kind", "unet", "--margin-penalty", "1"],
     "margin penalty 1": ["--margin-penalty", "1"],
+    "balanced": ["--balance"],
+    "unet, balanced": ["--kind", "unet", "--balance"],
     "normalisation none": ["--normalisation", "none"],
     "normalisation input/image": ["--normalisation", "input/image"],
     "normalisation input/channel": ["--normalisation", "input/channel"],

@@ -64,7 +64,8 @@ class Job:
         name = o.data if o.data == "toybox" or o.data.startswith("hf:") else Path(o.data).name
         return {"data": name, "images": o.goal, "seed": o.seed, "tool": "tools/train_corrective.py",
                 **({} if o.kind == "spectral" else {"batch": o.batch, "learning_rate": o.learning_rate,
-                                                    "margin_penalty": o.margin_penalty, "ema": o.ema})}
+                                                    "margin_penalty": o.margin_penalty, "balance": o.balance,
+                                                    "ema": o.ema})}
 
     def _open(self, name: str):
         """The data, and the settings of cached pairs if they are such."""
@@ -150,7 +151,7 @@ def recipe(o: Options):
     from training.engine import Recipe
 
     return Recipe(o.goal, o.batch, o.learning_rate, o.decay_images, o.decay, o.ema, o.clip, o.margin_penalty, o.seed,
-                  o.log_images, o.save_images, o.broken, o.data, o.stream, o.crop, o.flip, o.half)
+                  o.log_images, o.save_images, o.broken, o.data, o.stream, o.crop, o.flip, o.half, o.balance)
 
 
 def judge(job: Job, path: Path) -> None:

@@ -21,11 +21,13 @@ import torch.distributed
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from lmc_guidance import Corrective, corrective_loss
+from lmc_guidance import Corrective
 from lmc_guidance.checkpoint import model_identity
+from lmc_guidance.corrective import squared_errors
 from lmc_guidance.errors import UserError
 from lmc_guidance.folder import first_line
 
+from .balance import Balance
 from .checkpoints import load_state
 from .data.feed import Batch, Data
 from .data.images import BrokenCount
@@ -56,6 +58,7 @@ class Recipe:
     crop: float = 0.8  # side of the smallest random crop, as a share of the shorter side
     flip: bool = True  # every second image is mirrored
     half: bool = True  # the frozen model runs in half precision where the machine has it
+    balance: bool = False  # the loss at each t is divided by what the identity costs there
 
     def rate_at(self, images: int) -> float:
         """Stepwise decayed learning rate after so many images."""
@@ -76,6 +79,7 @@ class Training(pl.LightningModule):
         self.teacher, self.recipe, self.record = teacher, recipe, record or {}
         self.images_seen = 0
         self.broken = BrokenCount(recipe.broken)
+        self.balance = Balance(corrective.spec.num_timesteps)
         self.step_values: dict[str, Tensor] = {}  # loss, penalty, gradient norm of the last step
         self.teacher_seconds = 0.0  # in the one forward that each image's x̂ takes
         self._optimizer_state: Optional[dict[str, Any]] = None
@@ -93,12 +97,20 @@ class Training(pl.LightningModule):
 
     def training_step(self, batch: Union[Batch, PairBatch], batch_idx: int) -> Tensor:
         examples = self._examples(batch)
-        error = corrective_loss(self.corrective, examples.x, examples.t, examples.x_hat)
+        error = self._error(examples)
         penalty = torch.zeros_like(error)
         if self.recipe.penalty > 0:
             penalty = margin_penalty(self.corrective, self.teacher, examples, batch.positions)
         self.step_values = {"loss": error.detach(), "penalty": penalty.detach()}
         return error + self.recipe.penalty * penalty
+
+    def _error(self, examples: Triplets) -> Tensor:
+        """Eq. 10 over a batch, scalar; balanced over t if the recipe says so."""
+        x, t, x_hat = examples.x, examples.t, examples.x_hat
+        errors = squared_errors(self.corrective.spec, self.corrective(x, t, x_hat), x, x_hat)
+        if self.recipe.balance:
+            errors = errors * self.balance.weights(t, squared_errors(self.corrective.spec, x, x, x_hat))
+        return errors.mean()
 
     def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val: Any = None,
                                     gradient_clip_algorithm: Any = None) -> None:
@@ -123,7 +135,7 @@ class Training(pl.LightningModule):
                 "model": model_identity(self.teacher.model), "record": self.record, "images": self.images_seen,
                 "corrective": self.corrective.state_dict(), "ema": self.ema.state_dict(),
                 "optimizer": self.optimizers().optimizer.state_dict(), "broken": self.broken.names,
-                "read": self.broken.read}
+                "read": self.broken.read, "balance": self.balance.sums}
 
     def load(self, path: Path) -> dict[str, Any]:
         """Go on from the state in `path`, and return it; `UserError` if it belongs to other settings."""
@@ -139,6 +151,7 @@ class Training(pl.LightningModule):
         self.ema.load_state_dict(state["ema"])
         self.images_seen, self._optimizer_state, self.record = state["images"], state["optimizer"], state["record"]
         self.broken.names, self.broken.read = state["broken"], state["read"]
+        self.balance.sums = state["balance"]
         return state
 
     def _examples(self, batch: Union[Batch, PairBatch]) -> Triplets:

@@ -70,6 +70,9 @@ class Options:
     """U-Net kinds: weight of max(R_x̂ - R_b, 0)², the square of a negative gain margin. Costs two more evaluations of
     the frozen model a step."""
 
+    balance: bool = False
+    """U-Net kinds: divide the loss at each t by what the identity costs there, so that low noise counts as much as high."""
+
     crop: float = 0.8
     """Side of the smallest random crop, as a share of an image's shorter side; 1: always all of it."""
     flip: bool = True

@@ -93,11 +93,16 @@ class Preconditioned(nn.Module):
 
 def corrective_loss(corrective: Corrective, x: Tensor, t: Tensor, x_hat: Tensor) -> Tensor:
     """Mean squared error between b_k(x, t) and x̂ in the corrective's normalised space, Eq. 10; scalar."""
-    space, _, per = corrective.spec.normalisation.partition("/")
-    error = corrective(x, t, x_hat) - x_hat
+    return squared_errors(corrective.spec, corrective(x, t, x_hat), x, x_hat).mean()
+
+
+def squared_errors(spec: CorrectiveSpec, y: Tensor, x: Tensor, x_hat: Tensor) -> Tensor:
+    """Mean squared error of y as x̂ in the normalised space, for each image, (B,); y, x and x_hat (B, C, H, W)."""
+    space, _, per = spec.normalisation.partition("/")
+    error = y - x_hat
     if space != "none":
         error = error / statistics(x if space == "input" else x_hat, per)[1]
-    return error.square().mean()
+    return error.square().mean(dim=(1, 2, 3))
 
 
 def statistics(x: Tensor, per: str) -> Tuple[Tensor, Tensor]:

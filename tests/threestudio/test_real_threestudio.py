@@ -52,6 +52,7 @@ def models(tmp_path_factory):
     }
     for path in paths.values():
         add_corrective(path)
+        name_text_weights_as_the_hub_does(path)
     return paths
 
 
@@ -64,6 +65,15 @@ def add_corrective(path):
     batches = [(torch.rand(8, 3, 128, 128, generator=noise), torch.zeros(8, 77, TEXT_WIDTH)) for _ in range(2)]
     fitted, record = fit_spectral(model, batches, bins=4)
     save_corrective(path / "corrective.safetensors", fitted, model, record)
+
+
+def name_text_weights_as_the_hub_does(path):
+    """transformers 5 writes them without a prefix; 4 reads none of those, warns and keeps random weights."""
+    from safetensors.torch import load_file, save_file
+
+    file, prefix = path / "text_encoder" / "model.safetensors", "text_model."
+    named = {prefix + name.removeprefix(prefix): weight for name, weight in load_file(file).items()}
+    save_file(named, file, metadata={"format": "pt"})
 
 
 @pytest.fixture(scope="module")

@@ -166,7 +166,7 @@ def test_help_explains_every_option():
 
 def test_two_processes_equal_one_at_the_same_global_batch(model, images, tmp_path, monkeypatch):
     """Real processes over gloo, uneven data; weights within 1e-5, log rows alike."""
-    words = ["--model", model, "--data", images, "--kind", "unet", "--images", 16, "--no-report", "--no-half",
+    words = ["--model", model, "--data", images, "--kind", "unet", "--images", 16, "--balance", "--no-report", "--no-half",
              *SMALL]  # half precision rounds differently in batches of another size
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
                str(ROOT / "tools" / "train_corrective.py"), *map(str, words), "--out", str(tmp_path / "2.safetensors")]

@@ -22,7 +22,7 @@ from training.triplets import Teacher
 from training.watch import Watch
 
 CPU = Machines("cpu")
-RECIPE = Recipe(images=32, batch=4, decay_images=12, log_images=8, save_images=16, penalty=0.1)
+RECIPE = Recipe(images=32, batch=4, decay_images=12, log_images=8, save_images=16, penalty=0.1, balance=True)
 DESIGN = Design("preconditioned", "own/image", width=4, levels=2, bins=4, filter_images=32)
 
 
