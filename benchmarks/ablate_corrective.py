@@ -7,7 +7,7 @@
 
 Each row is tools/train_corrective.py, tools/synthesize.py and tools/evaluate.py in processes of their own. What is
 done is not repeated: the same command goes on where it was cut off, and one with other arguments is refused, since its
-table would join rows that cannot be compared. The table is printed and written to --out.
+table would join rows that cannot be compared. The table is printed and written to --out, with a picture of the images.
 """
 
 from __future__ import annotations
@@ -28,18 +28,20 @@ import tyro  # noqa: E402
 from benchmarks.trials_3d import prompts_of  # noqa: E402
 
 VARIANTS: dict[str, list[str]] = {
-    "base": [],  # preconditioned, own/image, captions, x̂ clipped, width 32
+    "base": [],  # preconditioned, no normalisation, captions, x̂ clipped, width 32, balanced over t
     "spectral": ["--kind", "spectral"],
     "unet": ["--kind", "unet"],
     "unet, margin penalty 1": ["--kind", "unet", "--margin-penalty", "1"],
     "margin penalty 1": ["--margin-penalty", "1"],
-    "balanced": ["--balance"],
-    "unet, balanced": ["--kind", "unet", "--balance"],
-    "normalisation none": ["--normalisation", "none"],
+    "not balanced": ["--no-balance"],
+    "own/image, not balanced": ["--normalisation", "own/image", "--no-balance"],
+    "unet, own/image": ["--kind", "unet", "--normalisation", "own/image"],
+    "unet, own/image, not balanced": ["--kind", "unet", "--normalisation", "own/image", "--no-balance"],
     "normalisation input/image": ["--normalisation", "input/image"],
     "normalisation input/channel": ["--normalisation", "input/channel"],
     "normalisation target/image": ["--normalisation", "target/image"],
     "normalisation target/channel": ["--normalisation", "target/channel"],
+    "normalisation own/image": ["--normalisation", "own/image"],
     "normalisation own/channel": ["--normalisation", "own/channel"],
     "conditioning none": ["--conditioning", "none"],
     "x̂ not clipped": ["--no-clip-x-hat"],
@@ -180,6 +182,18 @@ def table(options: Options, names: list[str]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def figure(options: Options, names: list[str]) -> None:
+    """A row for each variant, its images of the first seed: ablation.png in the output folder."""
+    import torch
+
+    from imaging import pictures
+
+    folders = [folder_of(options, name) / "images" / "images" for name in names]
+    rows = [pictures.list_images(folder)[:: options.seeds] for folder in folders]
+    tiles = torch.stack([pictures.read_image(path) for row in rows for path in row])
+    pictures.write_image(options.out / "ablation.png", pictures.grid(tiles, len(rows[0]), names))
+
+
 def _is_number(value: str) -> bool:
     try:
         return bool(value) and float(value) == float(value)
@@ -202,6 +216,7 @@ def main() -> None:
     if not options.dry_run:
         text = table(options, names)
         (options.out / "ablation.md").write_text(text + "\n", encoding="utf-8")
+        figure(options, names)
         print(text)
 
 
