@@ -84,7 +84,7 @@ def test_unet_stops_goes_on_and_finishes(model, images, tmp_path, monkeypatch, c
     assert {"state.pt", "log.csv", "curves", "pictures"} <= {path.name for path in run.iterdir()}
     assert [path.name for path in sorted((run / "pictures").iterdir())] == ["000000008.png", "000000024.png"]
     checkpoint = load_corrective(tmp_path / "b.safetensors", DiffusionModel.load(model))
-    assert (checkpoint.corrective.spec.kind, checkpoint.corrective.spec.normalisation) == ("preconditioned", "own/image")
+    assert (checkpoint.corrective.spec.kind, checkpoint.corrective.spec.normalisation) == ("preconditioned", "none")
     assert checkpoint.training["method"] == "gradient descent from the closed form"
     assert checkpoint.training["filter"]["images"] == 32 and checkpoint.training["images"] == 24
     card = (tmp_path / "b.md").read_text()
