@@ -212,7 +212,7 @@ def test_preconditioned_training_approaches_the_exact_corrective(tmp_path, data)
     corrective, record = build(design, teacher, data(world.SIZE), BrokenCount(0.0))
     assert record["filter"]["images"] == 640
     corrective.network.spectral.gain.mul_(0.5)  # a filter that is wrong by half: the network must make up for it
-    training = Training(corrective, teacher, Recipe(images=800, batch=8, learning_rate=3e-3, log_images=80))
+    training = Training(corrective, teacher, Recipe(images=800, batch=8, learning_rate=3e-3, log_images=80, balance=False))
     assert engine.run(training, data(world.SIZE), CPU, [Watch(tmp_path, quiet=True)])
     losses = [float(row["loss"]) for row in checkpoints.read_log(tmp_path / "log.csv")]
     assert losses[-1] < 0.6 * losses[0]
