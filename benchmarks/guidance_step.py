@@ -9,8 +9,9 @@
 One step is everything from x to its gradient, without renderer and VAE. A round times each method once, in
 turn and in an order that rotates, so that a busy machine slows all of them alike; the table shows the median
 of the ratios to SDS of the same round, and their quartiles. Memory is the peak of the step's own tensors beside the
-weights: of CUDA's allocator there, of torch's allocations in one further step on a CPU. Writes Markdown to --out. With --threestudio a step is a call of the guidance class as a system makes it, on
-latents, with the backward pass, on the CPU, in float32.
+weights: of CUDA's allocator there, of torch's allocations in one further step on a CPU. Writes Markdown to --out. With
+--threestudio a step is a call of the guidance class as a system makes it, on latents, with the backward pass, on the
+CPU, in float32.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ import torch.distributed
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from lmc_guidance import Corrective
+from lmc_guidance import Corrective, corrective_loss
 from lmc_guidance.checkpoint import model_identity
 from lmc_guidance.corrective import squared_errors
 from lmc_guidance.errors import UserError
@@ -97,20 +97,18 @@ class Training(pl.LightningModule):
 
     def training_step(self, batch: Union[Batch, PairBatch], batch_idx: int) -> Tensor:
         examples = self._examples(batch)
-        error = self._error(examples)
+        error = corrective_loss(self.corrective, examples.x, examples.t, examples.x_hat, self._weights(examples))
         penalty = torch.zeros_like(error)
         if self.recipe.penalty > 0:
             penalty = margin_penalty(self.corrective, self.teacher, examples, batch.positions)
         self.step_values = {"loss": error.detach(), "penalty": penalty.detach()}
         return error + self.recipe.penalty * penalty
 
-    def _error(self, examples: Triplets) -> Tensor:
-        """Eq. 10 over a batch, scalar; balanced over t if the recipe says so."""
-        x, t, x_hat = examples.x, examples.t, examples.x_hat
-        errors = squared_errors(self.corrective.spec, self.corrective(x, t, x_hat), x, x_hat)
-        if self.recipe.balance:
-            errors = errors * self.balance.weights(t, squared_errors(self.corrective.spec, x, x, x_hat))
-        return errors.mean()
+    def _weights(self, examples: Triplets) -> Optional[Tensor]:
+        """Of the error of each image, (B,), if the recipe balances over t."""
+        if not self.recipe.balance:
+            return None
+        return self.balance.weights(examples.t, squared_errors(self.corrective.spec, examples.x, examples.x, examples.x_hat))
 
     def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val: Any = None,
                                     gradient_clip_algorithm: Any = None) -> None:

@@ -100,7 +100,7 @@ class Pairs(torch.utils.data.Dataset):
             try:
                 with safe_open(str(path), "pt") as shard:
                     found = json.loads((shard.metadata() or {})["settings"])
-                    found["model"]["weights"]
+                    found["model"]["weights"]  # a header without them is damaged, too
                     counts.append(shard.get_slice("t").get_shape()[0])
             except Exception as error:  # the reader has its own types; whichever it is, the file is at fault
                 raise UserError(f"'{path}' is no shard of cached pairs, or damaged; write the pairs again") from error

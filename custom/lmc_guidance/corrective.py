@@ -91,9 +91,15 @@ class Preconditioned(nn.Module):
         return self.spectral(x, s) + self.unet(x, s)
 
 
-def corrective_loss(corrective: Corrective, x: Tensor, t: Tensor, x_hat: Tensor) -> Tensor:
-    """Mean squared error between b_k(x, t) and x̂ in the corrective's normalised space, Eq. 10; scalar."""
-    return squared_errors(corrective.spec, corrective(x, t, x_hat), x, x_hat).mean()
+def corrective_loss(
+    corrective: Corrective, x: Tensor, t: Tensor, x_hat: Tensor, weights: Optional[Tensor] = None
+) -> Tensor:
+    """Mean squared error between b_k(x, t) and x̂ in the corrective's normalised space, Eq. 10; scalar.
+
+    weights: (B,), what the error of each image is multiplied by.
+    """
+    errors = squared_errors(corrective.spec, corrective(x, t, x_hat), x, x_hat)
+    return (errors if weights is None else errors * weights).mean()
 
 
 def squared_errors(spec: CorrectiveSpec, y: Tensor, x: Tensor, x_hat: Tensor) -> Tensor:
