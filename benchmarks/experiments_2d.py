@@ -25,7 +25,7 @@ import tyro  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from benchmarks import experiments_2d_page as page  # noqa: E402
-from imaging import methods, metrics, perceptual, pictures, samples, sources, translation  # noqa: E402
+from imaging import methods, metrics, perceptual, samples, sources, translation  # noqa: E402
 from imaging.console import Interrupted, run_tool  # noqa: E402
 from imaging.judge import Judge  # noqa: E402
 from imaging.options import ModelOptions, settings  # noqa: E402

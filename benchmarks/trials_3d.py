@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 from typing import Any, Iterator, Sequence
 
-from imaging.console import slug, write_json
+from imaging.console import slug
+from imaging.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 

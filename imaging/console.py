@@ -1,4 +1,4 @@
-"""What every tool does at its edges: one line per user error, Ctrl-C as a flag, files written whole."""
+"""What every tool does at its edges: one line per user error, Ctrl-C as a flag, a progress bar, the record of a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any, Callable
 
-import torch
 import transformers
 from lmc_guidance import UserError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -44,23 +43,35 @@ def run_tool(main: Callable[[], None]) -> None:
 
 
 class StopSignal:
-    """A context that turns SIGINT and SIGTERM into the flag `raised`, so that a step always ends whole."""
+    """A context that turns SIGINT and SIGTERM into the flag `raised`, so that a step always ends whole.
+
+    A second signal is handled as it was before: it stops at once.
+    """
+
+    def __init__(self) -> None:
+        self.raised = False
+        self._old: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
-        self.raised = False
-        self._old = self.listen()
+        self.listen()
         return self
 
-    def listen(self) -> dict[int, Any]:
-        """Take the signals (again, after another library has); returns what handled them before."""
-        return {s: signal.signal(s, self._raise) for s in (signal.SIGINT, signal.SIGTERM)}
+    def listen(self) -> None:
+        """Take the signals; again, after another library has taken them."""
+        before = {s: signal.signal(s, self._raise) for s in (signal.SIGINT, signal.SIGTERM)}
+        self._old = self._old or before
 
     def _raise(self, *_: Any) -> None:
         self.raised = True
+        self.release()
 
-    def __exit__(self, *_: Any) -> None:
+    def release(self) -> None:
+        """Give the signals back to what handled them first."""
         for s, handler in self._old.items():
             signal.signal(s, handler)
+
+    def __exit__(self, *_: Any) -> None:
+        self.release()
 
 
 def progress_bar() -> Progress:
@@ -69,27 +80,6 @@ def progress_bar() -> Progress:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=Console(stderr=True))
-
-
-def replace_file(path: Path, write: Callable[[Any], None]) -> None:
-    """Let `write` fill a neighbour file (open in binary), flush it to disk, move it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
-def save_state(path: Path, state: dict) -> None:
-    """`torch.save`, whole or not at all."""
-    replace_file(path, lambda file: torch.save(state, file))
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Indented JSON, whole or not at all."""
-    replace_file(path, lambda file: file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()))
 
 
 def read_record(folder: Path) -> dict[str, Any]:

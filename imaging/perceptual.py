@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Protocol, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmc_guidance import UserError

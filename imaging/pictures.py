@@ -15,6 +15,8 @@ from torch import Tensor
 from lmc_guidance import UserError
 from lmc_guidance.diffusion import resize
 
+from .files import write_atomically
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 TILE = 128  # least side of an image in a grid, pixels
 MARGIN = 4  # between images of a grid, pixels
@@ -68,8 +70,8 @@ def to_bytes(rgb: Tensor) -> Tensor:
 
 def write_image(path: Path, rgb: Tensor) -> None:
     """Write an image (3, H, W) in [0, 1] as PNG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    iio.imwrite(path, to_bytes(rgb).numpy())
+    pixels = to_bytes(rgb).numpy()
+    write_atomically(path, lambda file: iio.imwrite(file, pixels, extension=".png"))
 
 
 def grid(images: Tensor, columns: int, rows: Sequence[str] = (), heads: Sequence[str] = ()) -> Tensor:

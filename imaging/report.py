@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from .files import write_text
 from .pictures import to_bytes
 
 COLORS = ("#1f4e9c", "#c2410c", "#15803d", "#7e22ce", "#b91c1c", "#0e7490")
@@ -87,5 +88,4 @@ def _legend(names: Sequence[str], xlabel: str) -> list[str]:
 
 
 def write_page(path: Path, title: str, parts: Sequence[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(title, parts), encoding="utf-8")
+    write_text(path, page(title, parts))

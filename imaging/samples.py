@@ -15,6 +15,7 @@ from lmc_guidance import DiffusionModel, NoiseSource, TextPair, gradients
 from lmc_guidance.checkpoint import model_identity
 
 from . import console
+from .files import write_atomically
 from .synthesis import Job, embed
 
 STEPS = 50
@@ -67,7 +68,7 @@ def cached(model: DiffusionModel, jobs: Sequence[Job], folder: Path, steps: int 
     if path.is_file():
         return load_file(path)["images"]
     images = draw(model, jobs, steps, omega)
-    console.replace_file(path, lambda file: file.write(save({"images": images})))
+    write_atomically(path, lambda file: file.write(save({"images": images})))
     return images
 
 

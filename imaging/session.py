@@ -22,7 +22,7 @@ from torch import Tensor
 from lmc_guidance import UserError
 from lmc_guidance.diffusion import resize
 
-from . import console, pictures
+from . import console, files, pictures
 from .synthesis import Job, Optimisation, scalars
 
 SAVE_EVERY = 30.0  # seconds
@@ -125,7 +125,7 @@ class Session:
                 )
 
     def _save(self, number: int, state: dict, index: int) -> None:
-        console.save_state(self._state(number), state)
+        files.save_state(self._state(number), state)
         self._write_record(f"batch {number + 1}, step {index}")
 
     def _write_record(self, progress: str) -> None:
@@ -134,7 +134,7 @@ class Session:
             "settings": self._identity(), "progress": progress, "seconds": round(self.seconds, 2),
             "images": images, "log": self.log,
         }
-        console.write_json(self.folder / "run.json", content)
+        files.write_json(self.folder / "run.json", content)
 
     def _image_path(self, number: int, job: Job) -> Path:
         return self.folder / "images" / f"{number:03d}-{console.slug(job.prompt)}-seed{job.seed}.png"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from .bootstrap import Estimate
+from .files import write_text
 
 Row = dict[str, Any]  # column → Estimate, number, text or None
 
@@ -51,9 +52,8 @@ def without_empty(rows: Sequence[Row]) -> list[Row]:
 
 def write(folder: Path, name: str, rows: Sequence[Row]) -> None:
     """name.md, name.csv and name.tex in the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
     for suffix, render in {"md": text, "csv": to_csv, "tex": latex}.items():
-        (folder / f"{name}.{suffix}").write_text(render(rows).rstrip("\n") + "\n", encoding="utf-8")
+        write_text(folder / f"{name}.{suffix}", render(rows).rstrip("\n") + "\n")
 
 
 BEGIN, END = "<!-- written by a command: begin -->", "<!-- written by a command: end -->"
@@ -64,10 +64,9 @@ def write_page(path: Path, text: str) -> None:
     old = path.read_text(encoding="utf-8") if path.is_file() else ""
     before, begin, rest = old.partition(BEGIN)
     _, end, after = rest.partition(END)
-    path.parent.mkdir(parents=True, exist_ok=True)
     body = text.strip("\n")
     whole = f"{before}{BEGIN}\n\n{body}\n\n{END}{after}" if begin and end else f"{body}\n"
-    path.write_text(whole, encoding="utf-8")
+    write_text(path, whole)
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from torch.utils.data import DataLoader
 from lmc_guidance import NoiseSource, TextPair, UserError, reparametrised_loss
 from lmc_guidance.distillation import Distillation
 
-from . import console, pictures
+from . import console, files, pictures
 from .sources import Sources
 from .synthesis import embed
 from .translator import Translator, translate
@@ -130,9 +129,7 @@ class Keeper(pl.Callback):
         if self.stop.raised:
             trainer.should_stop = True
         if self.stop.raised or step % self.every == 0 or step == module.recipe.steps:
-            partial = self.folder / (CHECKPOINT + ".partial")
-            trainer.save_checkpoint(partial)
-            os.replace(partial, self.folder / CHECKPOINT)
+            files.write_atomically(self.folder / CHECKPOINT, lambda file: trainer.save_checkpoint(file.name))
             picture = held_out_picture(module.network, self.sources.held_out[:8])
             pictures.write_image(self.folder / "previews" / f"{step:07d}.png", picture)
 
@@ -141,7 +138,7 @@ def open_run(folder: Path, settings: dict[str, Any]) -> None:
     """Write the run's settings, or check that the folder's run has the same ones."""
     if (folder / "run.json").is_file() and console.read_record(folder) != json.loads(json.dumps(settings)):
         raise UserError(f"'{folder}' holds a training with other settings; choose another --out")
-    console.write_json(folder / "run.json", settings)
+    files.write_json(folder / "run.json", settings)
 
 
 def held_out_picture(network: Translator, images: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from lmc_guidance import UserError
 from lmc_guidance.folder import first_line
 from lmc_guidance.unet import TIME_FREQUENCIES, encode_time
 
-from . import console
+from .files import write_atomically
 
 FORMAT, FORMAT_VERSION = "lmc-translator", 1
 
@@ -89,7 +89,7 @@ def save_translator(path: Path, network: Translator, training: dict[str, Any]) -
         "training": json.dumps(training),
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    console.replace_file(path, lambda file: file.write(save(tensors, metadata=header)))
+    write_atomically(path, lambda file: file.write(save(tensors, metadata=header)))
 
 
 def load_translator(path: Path, device: str | torch.device = "cpu") -> tuple[Translator, dict[str, Any]]:

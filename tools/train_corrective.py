@@ -104,10 +104,10 @@ def make(job: Job, folder: Path):
 
 def list_broken(path: Path, names) -> None:
     """Say how many images or shards were broken, and write their names to `path`."""
-    from training.checkpoints import write_atomically
+    from imaging.files import write_text
 
     if names:
-        write_atomically(path, lambda file: file.write(("\n".join(names) + "\n").encode("utf-8")))
+        write_text(path, "\n".join(names) + "\n")
         print(f"{len(names)} broken images or shards were skipped, listed in {path}")
 
 
@@ -192,12 +192,12 @@ def write_pairs(job: Job) -> None:
 
 def prepare(options: Options, job: Job, folder: Path) -> None:
     """What must be known before hours are spent: that the result can be written, and what of the data is damaged."""
-    from training.checkpoints import write_atomically
+    from imaging.files import write_text
 
     if options.restart:
         shutil.rmtree(folder, ignore_errors=True)
     probe = options.out.with_suffix(".probe")
-    write_atomically(probe, lambda file: file.write(b"can this folder be written to?"))
+    write_text(probe, "can this folder be written to?")
     probe.unlink()
     list_broken(folder / "broken-shards.txt", getattr(job.data, "damaged", []))
 

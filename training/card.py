@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Optional
 
+from imaging.files import write_text
 from lmc_guidance.checkpoint import Checkpoint
 
-from .checkpoints import write_atomically
 from .trust import Trust
 from .trust_page import table
 
@@ -66,7 +66,7 @@ def write_card(path: Path, checkpoint: Checkpoint, trust: Optional[Trust]) -> Pa
     }
     text = _CARD.format(model=checkpoint.model["name"], file=path.name, data=training.get("data", "unknown"),
                         facts="\n".join(f"| {name} | {value} |" for name, value in facts.items()), trust=_judged(trust))
-    write_atomically(card, lambda file: file.write(text.encode("utf-8")))
+    write_text(card, text)
     return card
 
 

@@ -1,49 +1,22 @@
-"""Files that are written whole or not at all, and the state of a training that a resumed one goes on from."""
+"""The state of a training, and its log, that a resumed one goes on from."""
 
 from __future__ import annotations
 
 import csv
-import io
-import os
 from pathlib import Path
-from typing import IO, Any, Callable
+from typing import Any
 
 import torch
 
+from imaging import files
 from lmc_guidance.errors import UserError
 
 VERSION = 2  # 1 did not name the model, crops and precision, nor keep the record
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], Any],
-                     check: Callable[[Path], Any] = lambda _: None) -> None:
-    """Let `write` fill a neighbour of `path`, flush it to disk, `check` it, then move it into place.
-
-    `UserError` if the disk is full or the folder read-only; what was at `path` is then still there.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(partial, "wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            check(partial)
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        kept = "; the one written before is intact" if path.exists() else ""
-        raise UserError(f"cannot write '{path}': {error.strerror}{kept}") from error
-
-
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write a training state and read it back before it replaces the last one."""
-    content = io.BytesIO()  # torch reports a full disk in its own way, a file in the system's
-    torch.save({"version": VERSION, **state}, content)
-    write_atomically(path, lambda file: file.write(content.getbuffer()), load_state)
+    files.save_state(path, {"version": VERSION, **state}, check=load_state)
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -68,7 +41,7 @@ class Log:
         self.path, self.columns = path, columns
         rows = [row for row in read_log(path) if int(row[columns[0]]) <= last] if path.exists() else []
         lines = [",".join(columns)] + [",".join(row.get(c, "") for c in columns) for row in rows]
-        write_atomically(path, lambda file: file.write(("\n".join(lines) + "\n").encode()))
+        files.write_text(path, "\n".join(lines) + "\n")
 
     def append(self, row: dict[str, float]) -> None:
         try:

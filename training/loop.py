@@ -6,15 +6,14 @@ A trainee is one object that knows how to take step i. Because data and noise ar
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from imaging.console import StopSignal, progress_bar
+from imaging.files import save_state
 from lmc_guidance.diffusion import half_dtype
 
 
@@ -31,37 +30,10 @@ class Trainee(Protocol):
     def sample(self, path: Path) -> None: ...  # a picture of what has been learnt
 
 
-def save_atomically(state: dict, path: Path) -> None:
-    """torch.save to a neighbour file, flushed to disk, then moved into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with open(partial, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
 def fast_autocast(device: torch.device) -> torch.autocast:
     """bfloat16 where the device computes in it; on other CPUs float32, since emulating it takes three times as long."""
     return torch.autocast(device.type, torch.bfloat16,
                           enabled=device.type == "cuda" or half_dtype(device.type) == torch.bfloat16)
-
-
-class _StopSignal:
-    """Turns SIGINT and SIGTERM into a flag, so that a step always ends whole."""
-
-    def __enter__(self) -> "_StopSignal":
-        self.raised = False
-        self._old = {s: signal.signal(s, self._raise) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def _raise(self, *_) -> None:
-        self.raised = True
-
-    def __exit__(self, *_) -> None:
-        for s, handler in self._old.items():
-            signal.signal(s, handler)
 
 
 def run(trainee: Trainee, folder: Path, name: str, minutes: float | None = None, within: float | None = None,
@@ -77,8 +49,7 @@ def run(trainee: Trainee, folder: Path, name: str, minutes: float | None = None,
         trainee.load_state_dict(torch.load(state_file, weights_only=True))
     clock = _Clock(trainee, minutes, within)
     saved, logged, average = time.monotonic(), time.monotonic(), None
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress, _StopSignal() as stop:
+    with progress_bar() as progress, StopSignal() as stop:
         bar = progress.add_task(name, total=trainee.goal, completed=trainee.images_seen)
         while trainee.images_seen < trainee.goal and not clock.over() and not stop.raised:
             loss = trainee.step()
@@ -91,10 +62,10 @@ def run(trainee: Trainee, folder: Path, name: str, minutes: float | None = None,
                 with open(folder / f"{name}.csv", "a") as log:
                     log.write(f"{trainee.images_seen},{average:.5f},{time.time():.0f}\n")
             if time.monotonic() - saved > save_every:
-                save_atomically(trainee.state_dict(), state_file)
+                save_state(state_file, trainee.state_dict())
                 trainee.sample(folder / f"{name}-{trainee.images_seen:08d}.png")
                 saved = time.monotonic()
-    save_atomically(trainee.state_dict(), state_file)
+    save_state(state_file, trainee.state_dict())
     trainee.sample(folder / f"{name}-{trainee.images_seen:08d}.png")
     return trainee.images_seen >= trainee.goal
 

@@ -18,11 +18,11 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from imaging.files import write_atomically
 from lmc_guidance import DiffusionModel
 from lmc_guidance.checkpoint import is_same_model, model_identity
 from lmc_guidance.errors import UserError
 
-from .checkpoints import write_atomically
 from .data.feed import Batch
 from .data.order import Batches, index_at
 from .triplets import Teacher

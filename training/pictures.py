@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from imaging.pictures import write_image
 from lmc_guidance import Corrective
 
-from .checkpoints import write_atomically
 from .data.feed import Batch
 from .triplets import Teacher
 
@@ -45,5 +43,4 @@ class Pictures:
         """pictures/IMAGES.png in `folder`, and the same among the curves."""
         grid = self.grid(corrective)
         curves.add_image("x_xhat_b_difference", grid, images_seen)
-        picture = Image.fromarray((grid.permute(1, 2, 0) * 255).round().byte().numpy().astype(np.uint8))
-        write_atomically(folder / "pictures" / f"{images_seen:09d}.png", lambda file: picture.save(file, "PNG"))
+        write_image(folder / "pictures" / f"{images_seen:09d}.png", grid)

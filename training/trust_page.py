@@ -6,14 +6,14 @@ import base64
 import dataclasses
 import html
 import io
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from .checkpoints import write_atomically
+from imaging.files import write_json, write_text
+
 from .trust import TOLERANCE, Trust
 
 
@@ -41,9 +41,8 @@ def write(trust: Trust, title: str, about: dict[str, Any], stem: Path) -> Path:
     """Write STEM.report.json and STEM.report.html; returns the page."""
     data = {"title": title, "about": about, **numbers(trust)}
     page = stem.with_name(stem.name + ".report.html")
-    content = json.dumps(data, indent=1).encode()
-    write_atomically(stem.with_name(stem.name + ".report.json"), lambda file: file.write(content))
-    write_atomically(page, lambda file: file.write(_page(trust, title, about).encode("utf-8")))
+    write_json(stem.with_name(stem.name + ".report.json"), data)
+    write_text(page, _page(trust, title, about))
     return page
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any, Optional
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+
+from imaging.console import StopSignal
 
 from .checkpoints import Log, save_state
 from .engine import Training
@@ -27,8 +28,7 @@ class Watch(pl.Callback):
                  stop_at: Optional[int] = None) -> None:
         """folder: for state.pt, log.csv, curves/ and pictures/. stop_at: stop, saved, after so many images."""
         self.folder, self.pictures, self.quiet, self.stop_at = folder, pictures, quiet, stop_at
-        self.stopping = False
-        self._old: dict[int, Any] = {}
+        self.stopping, self._signal = False, StopSignal()
         self._sums, self._steps = torch.zeros(len(SUMMED), dtype=torch.float64), 0
 
     def on_train_start(self, trainer: pl.Trainer, training: Training) -> None:
@@ -38,14 +38,14 @@ class Watch(pl.Callback):
             self.log = Log(self.folder / "log.csv", COLUMNS, training.images_seen)
             self.curves = SummaryWriter(str(self.folder / "curves"), purge_step=training.images_seen)
         # Not earlier: Lightning sets its own handlers just before, and later restores what it found.
-        self._old = {s: signal.signal(s, self._stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        self._signal.listen()
         self._first, self._began = training.images_seen, time.perf_counter()
 
     def on_train_batch_end(self, trainer: pl.Trainer, training: Training, outputs: Any, batch: Any,
                            batch_idx: int) -> None:
         images, recipe = training.images_seen, training.recipe
         values = torch.stack([training.step_values[name].double().cpu() for name in SUMMED])
-        self.stopping |= self.stop_at is not None and images >= self.stop_at
+        self.stopping |= self._signal.raised or (self.stop_at is not None and images >= self.stop_at)
         values, self.stopping = _over_processes(trainer, values, self.stopping)
         self._sums, self._steps = self._sums + values, self._steps + 1
         self._note_broken(training, batch)
@@ -56,22 +56,13 @@ class Watch(pl.Callback):
         trainer.should_stop |= self.stopping
 
     def on_train_end(self, trainer: pl.Trainer, training: Training) -> None:
-        self._restore_signals()
+        self._signal.release()
         if trainer.is_global_zero:
             self._save(training)
             self.curves.close()
 
     def on_exception(self, trainer: pl.Trainer, training: Training, exception: BaseException) -> None:
-        self._restore_signals()
-
-    def _stop(self, *_: Any) -> None:
-        """Ctrl-C: end this step, save, stop; a second one stops at once."""
-        self.stopping = True
-        self._restore_signals()
-
-    def _restore_signals(self) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
+        self._signal.release()
 
     def _save(self, training: Training) -> None:
         state = {**training.state(), "sums": self._sums, "steps": self._steps}

@@ -11,7 +11,6 @@ with the statistics taken per `image` or per `channel`.
 from dataclasses import asdict, dataclass, field
 from typing import Any, Dict, Optional, Tuple
 
-import torch
 from torch import Tensor, nn
 
 from .errors import UserError

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import measures_3d, text_to_3d as bench, text_to_3d_page as page, trials_3d as trials
-from imaging.console import write_json
+from imaging.files import write_json
 from toybox.captions import BY_CAPTION
 
 VARY = ("system.guidance_type=lmc-guidance,sds-guidance", "system.guidance.guidance_scale=0,5")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from imaging import files
 from toybox import captions, dataset, render
 from training import clip, denoiser, export, feed, loop, tokenizer
 from training.evaluate import Rate
@@ -65,7 +66,7 @@ def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(kind, words, encoder
     through, first = make(), make()
     losses = [through.step() for _ in range(4)]
     split = [first.step(), first.step()]
-    loop.save_atomically(first.state_dict(), tmp_path / "state.pt")
+    files.save_state(tmp_path / "state.pt", first.state_dict())
     second = make()
     second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     split += [second.step(), second.step()]
