@@ -23,9 +23,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
 
+import torch  # noqa: E402
 import tyro  # noqa: E402
 
 from benchmarks.trials_3d import prompts_of  # noqa: E402
+from training.trust import margin_state  # noqa: E402
 
 VARIANTS: dict[str, list[str]] = {
     "base": [],  # preconditioned, no normalisation, captions, x̂ clipped, width 32, balanced over t
@@ -171,21 +173,19 @@ def table(options: Options, names: list[str]) -> str:
     with open(options.out / "evaluation.csv", newline="", encoding="utf-8") as file:
         downstream = list(csv.DictReader(file))  # rows in the order of the folders
     numbers = [key for key in downstream[0] if not key.endswith((" low", " high")) and _is_number(downstream[0][key])]
-    head = ["variant", "worst × floor", "mean error", "least margin", "margin holds", *numbers]
+    head = ["variant", "worst × floor", "mean error", "least margin", "margin", *numbers]
     lines = [head, ["---"] * len(head)]
     for name, row in zip(names, downstream):
         report = json.loads((folder_of(options, name) / "corrective.report.json").read_text())
         bins = report["bins"]
         lines.append([name, f"{max(b['over_floor'] for b in bins):.2f}",
                       f"{sum(b['error'] for b in bins) / len(bins):.4f}", f"{min(report['margin']['over_t']):+.3f}",
-                      "yes" if report["margin_holds"] else "no", *(f"{float(row[key]):.3f}" for key in numbers)])
+                      margin_state(*(torch.tensor(report["margin"][key]) for key in ("over_t", "over_t_standard_error"))), *(f"{float(row[key]):.3f}" for key in numbers)])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def figure(options: Options, names: list[str]) -> None:
     """A row for each variant, its images of the first seed: ablation.png in the output folder."""
-    import torch
-
     from imaging import pictures
 
     folders = [folder_of(options, name) / "images" / "images" for name in names]

@@ -38,8 +38,14 @@ def run_tool(main: Callable[[], None]) -> None:
     except Exception as error:
         if not getattr(error, "is_user_error", False):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_told(error)}", file=sys.stderr)
         sys.exit(1)
+
+
+def _told(error: Exception) -> str:
+    """Its message; of an error that torch brings over from a loader's process, what that process said."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].partition(": ")[2] if lines[0].startswith("Caught ") else str(error)
 
 
 class StopSignal:

@@ -19,7 +19,6 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Union
 
 import tyro
 
@@ -29,6 +28,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
 from lmc_guidance.errors import UserError  # noqa: E402
 
 from training.options import NORMALISATION, REPORT_IMAGES, Options  # noqa: E402
+
+BINS = 10  # of t, in the report
+LEAST_PER_BIN = 4  # images; where there are fewer, each serves several bins
 
 
 class Job:
@@ -46,14 +48,20 @@ class Job:
         device = self.machines.device
         self.model = DiffusionModel.load(options.model, device, **fast_settings(device, options.half))
         self.cropping = Cropping(self.model.image_size, options.crop, options.flip)
-        self.data, self.pairs = self._open(options.data)
+        self.data, self.pairs = self._open(options.data, options.stream)
         self.broken = BrokenCount(options.broken)
         self.teacher = Teacher(self.model, self._conditioning(), self._clips(), options.seed)
 
     @functools.cached_property
     def pictures(self):
         """The data set with images in it: for pairs, the one they were made from."""
-        return self.data if self.pairs is None else self._open(self.pairs["data"])[0]
+        if self.pairs is None:
+            return self.data
+        try:
+            return self._open(self.pairs["data"], bool(self.pairs.get("stream")))[0]
+        except UserError as error:
+            raise UserError(f"the images that the pairs in '{self.options.data}' were made from are needed for pictures and "
+                            f"report: {error}") from error
 
     def held_out(self, images: int):
         return self.pictures.held_out(images, 16)
@@ -61,13 +69,14 @@ class Job:
     def record(self) -> dict:
         """What the file tells about its making."""
         o = self.options
-        name = o.data if o.data == "toybox" or o.data.startswith("hf:") else Path(o.data).name
-        return {"data": name, "images": o.goal, "seed": o.seed, "tool": "tools/train_corrective.py",
+        data = o.data if self.pairs is None else self.pairs["data"]
+        name = data if data == "toybox" or data.startswith("hf:") else Path(data).name
+        return {"data": name, **self.data.division, "images": o.goal, "seed": o.seed, "tool": "tools/train_corrective.py",
                 **({} if o.kind == "spectral" else {"batch": o.batch, "learning_rate": o.learning_rate,
                                                     "margin_penalty": o.margin_penalty, "balance": o.balance,
                                                     "ema": o.ema})}
 
-    def _open(self, name: str):
+    def _open(self, name: str, stream: bool):
         """The data, and the settings of cached pairs if they are such."""
         from training.data.feed import Data, DataSpec
         from training.pairs import Pairs
@@ -75,17 +84,22 @@ class Job:
         if Path(name).is_dir() and any(Path(name).glob("pairs-*.safetensors")):
             pairs = Pairs(Path(name), self.model, self.options.seed)
             return pairs, pairs.settings
-        return Data(DataSpec(name, self.cropping, self.options.seed, self.options.stream)), None
+        return Data(DataSpec(name, self.cropping, self.options.seed, stream)), None
 
     def _conditioning(self) -> str:
-        if self.pairs is not None:
-            return self.pairs["conditioning"]
         asked = self.options.conditioning
+        if self.pairs is not None and asked in ("auto", self.pairs["conditioning"]):
+            return self.pairs["conditioning"]
+        if self.pairs is not None:
+            raise UserError(f"--conditioning {asked}, but the pairs in '{self.options.data}' were made with "
+                            f"{self.pairs['conditioning']}; write others with --write-pairs")
         if asked == "captions" and not self.data.captioned:
             raise UserError(f"--conditioning captions, but '{self.options.data}' has none")
         return asked if asked != "auto" else "captions" if self.data.captioned else "none"
 
     def _clips(self) -> bool:
+        if self.pairs is not None and self.pairs["clip_x_hat"] and not self.options.clip_x_hat:
+            raise UserError(f"--no-clip-x-hat, but in '{self.options.data}' x̂ is clipped; write others with --write-pairs")
         return self.options.clip_x_hat if self.pairs is None else self.pairs["clip_x_hat"]
 
 
@@ -97,8 +111,10 @@ def make(job: Job, folder: Path):
         return train(job, folder)
     if job.pairs is not None:
         raise UserError("--kind spectral fits in one pass over images; name the images as --data, not cached pairs")
-    corrective, record = build(design(job), job.teacher, job.data, job.broken)
-    list_broken(folder / "broken.txt", job.broken.names)
+    try:
+        corrective, record = build(design(job), job.teacher, job.data, job.broken)
+    finally:  # too many are an error, and then the list is wanted most
+        list_broken(folder / "broken.txt", job.broken.names)
     return corrective, {**job.record(), **record, "broken": len(job.broken.names)}
 
 
@@ -131,14 +147,16 @@ def train(job: Job, folder: Path):
     resumed = state_file.exists() and not o.restart  # another process may not have deleted it yet
     corrective, record = ((build.untrained(design(job), job.teacher), {}) if resumed else
                           build.build(design(job), job.teacher, job.pictures, job.broken))
-    training = engine.Training(corrective, job.teacher, recipe(o), record)
+    training = engine.Training(corrective, job.teacher, recipe(job), record)
     pictures = Pictures(job.teacher, next(iter(job.held_out(16))))
     watch = Watch(folder, pictures, stop_at=o.stop_images)
     if resumed:
         watch.load(training.load(state_file))
-    done = engine.run(training, job.data, job.machines, [watch])
-    if job.machines.is_first:
-        list_broken(folder / "broken.txt", training.broken.names)
+    try:
+        done = engine.run(training, job.data, job.machines, [watch])
+    finally:
+        if job.machines.is_first:
+            list_broken(folder / "broken.txt", training.broken.names)
     if not done and job.machines.is_first:
         print(f"stopped after {training.images_seen:,} images, saved in {folder}; the same command goes on")
     if not done:
@@ -147,11 +165,12 @@ def train(job: Job, folder: Path):
                           "broken": len(training.broken.names)}
 
 
-def recipe(o: Options):
+def recipe(job: Job):
     from training.engine import Recipe
 
+    o = job.options
     return Recipe(o.goal, o.batch, o.learning_rate, o.decay_images, o.decay, o.ema, o.clip, o.margin_penalty, o.seed,
-                  o.log_images, o.save_images, o.broken, o.data, o.stream, o.crop, o.flip, o.half, o.balance)
+                  o.log_images, o.save_images, o.broken, o.data, **job.data.division, crop=o.crop, flip=o.flip, half=o.half, balance=o.balance)
 
 
 def judge(job: Job, path: Path) -> None:
@@ -168,8 +187,11 @@ def judge(job: Job, path: Path) -> None:
             print(f"warning: '{path}' was made for x̂ under captions, and '{job.options.data}' has none: it is judged with "
                   "the empty prompt throughout, for which it was not made")
         teacher = dataclasses.replace(job.teacher, conditioning=spec.conditioning, clip_x_hat=spec.clip_x_hat)
-        images = job.options.report_images or REPORT_IMAGES[spec.kind]
-        measured = trust.measure(checkpoint.corrective, teacher, job.held_out(images), margin_images=min(8, max(2, images // 24)))
+        warn_of_mixture(job, checkpoint.training)
+        images = job.pictures.count_held_out(job.options.report_images or REPORT_IMAGES[spec.kind])
+        turns = min(BINS, -(-LEAST_PER_BIN * BINS // images))
+        measured = trust.measure(checkpoint.corrective, teacher, job.held_out(images), BINS, turns=turns,
+                                 margin_images=min(8, max(2, images // 24)))
         about = {"model": job.model.name, "data": job.options.data, "kind": spec.kind,
                  "normalisation": spec.normalisation, "conditioning": spec.conditioning}
         page = trust_page.write(measured, f"Corrective {path.name}", about, path.with_suffix(""))
@@ -178,16 +200,43 @@ def judge(job: Job, path: Path) -> None:
         print(f"model card: {card.write_card(path, checkpoint, measured)}")
 
 
+def warn_of_mixture(job: Job, record: dict) -> None:
+    """Say so if images that are judged may have been trained on: the same data, divided otherwise."""
+    mine = {**job.record(), **job.pictures.division}
+    if record.get("data") == mine["data"] and any(record.get(k, mine[k]) != mine[k] for k in ("stream", "records")):
+        print(f"warning: '{mine['data']}' had {record.get('records') or 'uncounted'} records when this corrective was made, read "
+              f"{'as a stream' if record.get('stream') else 'with random access'}; images that it is judged on now may have been "
+              "trained on")
+
+
 def write_pairs(job: Job) -> None:
     from training.data.order import Batches
-    from training.pairs import write_pairs as write
+    from training.pairs import Shards, write_pairs as write
 
     o, began = job.options, time.perf_counter()
     if job.pairs is not None:
         raise UserError(f"--write-pairs makes pairs from images, and '{o.data}' holds pairs; name the images as --data")
-    batches = job.data.training(Batches(0, o.goal, o.batch), o.workers)
-    written = write(o.write_pairs, job.teacher, batches, o.shard_pairs, o.data)
-    print(f"{o.write_pairs}: {written:,} pairs, {written / (time.perf_counter() - began):.1f} a second")
+    rank, world = job.machines.place
+    shards = Shards.of(o.write_pairs, job.teacher, job.data, o.batch, rank, world)
+    before = shards.written()
+    batches = Batches(before * world, o.goal, o.batch, rank, world)
+    try:
+        written = write(shards, job.teacher, progress(job.data.training(batches, o.workers), len(batches)), o.shard_pairs, job.broken)
+    finally:
+        list_broken(o.write_pairs / f"broken-{rank:03d}.txt", job.broken.names)
+    speed = (written - before) / (time.perf_counter() - began)
+    print(f"{o.write_pairs}: {written:,} pairs, {before:,} of them from before; {speed:.1f} a second")
+
+
+def progress(batches, count: int):
+    """The batches, under a progress bar."""
+    from imaging.console import progress_bar
+
+    with progress_bar() as bar:
+        task = bar.add_task("batches of pairs", total=count)
+        for batch in batches:
+            yield batch
+            bar.advance(task)
 
 
 def prepare(options: Options, job: Job, folder: Path) -> None:
@@ -220,17 +269,11 @@ def run(options: Options) -> None:
         judge(job, options.out)
 
 
-def main() -> Union[int, None]:
-    options = tyro.cli(Options, description=__doc__)
-    try:
-        run(options)
-    except UserError as error:
-        print(f"train_corrective: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:  # while fitting or judging; a training has saved its state by then
-        print("train_corrective: stopped", file=sys.stderr)
-        return 130
+def main() -> None:
+    run(tyro.cli(Options, description=__doc__))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from imaging.console import run_tool
+
+    run_tool(main)

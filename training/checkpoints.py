@@ -11,7 +11,7 @@ import torch
 from imaging import files
 from lmc_guidance.errors import UserError
 
-VERSION = 2  # 1 did not name the model, crops and precision, nor keep the record
+VERSION = 3  # 1 did not name model, crops, precision, nor keep the record; 2 balanced by arithmetic means
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

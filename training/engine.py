@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import logging
 import os
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -37,6 +38,9 @@ from .pairs import PairBatch, Pairs
 from .triplets import Teacher, Triplets
 
 
+MOST_SPOILT = 10  # steps in a row without a finite gradient, and the run ends
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """How a U-Net kind is trained; all of it but `images` must stay the same when a run goes on."""
@@ -55,6 +59,7 @@ class Recipe:
     broken: float = 0.02  # largest share of broken images
     data: str = ""  # the name of what it is trained on
     stream: bool = False  # it is read from its start, in an order of its own
+    records: Optional[int] = None  # in it, where they can be counted; they decide which images are kept for judging
     crop: float = 0.8  # side of the smallest random crop, as a share of the shorter side
     flip: bool = True  # every second image is mirrored
     half: bool = True  # the frozen model runs in half precision where the machine has it
@@ -83,6 +88,7 @@ class Training(pl.LightningModule):
         self.step_values: dict[str, Tensor] = {}  # loss, penalty, gradient norm of the last step
         self.teacher_seconds = 0.0  # in the one forward that each image's x̂ takes
         self._optimizer_state: Optional[dict[str, Any]] = None
+        self._spoilt_in_a_row = 0  # steps
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.corrective.parameters(), self.recipe.learning_rate)
@@ -112,8 +118,21 @@ class Training(pl.LightningModule):
 
     def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val: Any = None,
                                     gradient_clip_algorithm: Any = None) -> None:
-        norm = torch.nn.utils.clip_grad_norm_(self.corrective.parameters(), self.recipe.clip)
-        self.step_values["gradient_norm"] = norm.detach()
+        norm = torch.nn.utils.clip_grad_norm_(self.corrective.parameters(), self.recipe.clip).detach()
+        self.step_values["gradient_norm"] = norm
+        self._spoilt_in_a_row = 0 if norm.isfinite() else self._spoilt_in_a_row + 1
+        if self._spoilt_in_a_row:
+            self._leave_out_step()
+
+    def _leave_out_step(self) -> None:
+        """One x̂ that is not finite costs its step, not the run; the gradient's norm is the same on all processes."""
+        if self._spoilt_in_a_row >= MOST_SPOILT:
+            raise UserError(f"{MOST_SPOILT} steps in a row, up to image {self.images_seen:,}, had a loss or gradient that is not "
+                            "finite; the frozen model may overflow in half precision: try --no-half, or a lower --learning-rate")
+        for p in self.corrective.parameters():
+            p.grad = None
+        self.step_values = {name: torch.zeros_like(value) for name, value in self.step_values.items()}
+        print(f"left out the step at image {self.images_seen:,}: its loss or gradient is not finite", file=sys.stderr)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
@@ -210,6 +229,11 @@ class Machines:
     def is_first(self) -> bool:
         """Whether this process is the one that writes."""
         return not (_environment("RANK", "SLURM_PROCID") or _environment("LOCAL_RANK") or _environment("NODE_RANK"))
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Rank of this process, and how many there are, before the Trainer has joined them."""
+        return _environment("RANK", "SLURM_PROCID") or 0, self.devices * self.nodes
 
     def trainer(self, steps: int, callbacks: list[pl.Callback]) -> pl.Trainer:
         """A Trainer that runs so many steps, and leaves files, logs and pictures to the callbacks."""

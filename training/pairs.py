@@ -23,36 +23,81 @@ from lmc_guidance import DiffusionModel
 from lmc_guidance.checkpoint import is_same_model, model_identity
 from lmc_guidance.errors import UserError
 
-from .data.feed import Batch
+from .data.feed import Batch, Data
+from .data.images import BrokenCount
 from .data.order import Batches, index_at
 from .triplets import Teacher
 
 FORMAT = "lmc-pairs"
 
 
-def write_pairs(folder: Path, teacher: Teacher, batches: Iterable[Batch], per_shard: int, data: str) -> int:
-    """Write shards of at least `per_shard` pairs to `folder`; returns how many pairs. Whole shards survive a stop."""
-    header = {"format": FORMAT, "settings": json.dumps({**_settings(teacher), "data": data})}
-    written, held = 0, []
+@dataclasses.dataclass(frozen=True)
+class Shards:
+    """The shards that one of `world` processes writes, and everything that decides what is in them."""
+
+    folder: Path
+    settings: dict[str, Any]
+    rank: int = 0
+    world: int = 1
+
+    @classmethod
+    def of(cls, folder: Path, teacher: Teacher, data: Data, batch: int, rank: int = 0, world: int = 1) -> "Shards":
+        """batch: images a step over all processes; it decides which of them each process sees."""
+        crops = dataclasses.asdict(data.spec.cropping)
+        settings = {"model": model_identity(teacher.model), "conditioning": teacher.conditioning,
+                    "clip_x_hat": teacher.clip_x_hat, "seed": teacher.seed, "data": data.spec.name, **data.division,
+                    "crops": crops, "batch": batch, "processes": world}
+        return cls(folder, json.loads(json.dumps(settings)), rank, world)
+
+    def written(self) -> int:
+        """How many pairs this process has written; `UserError` if the folder holds other pairs than these."""
+        files = sorted(self.folder.glob("pairs-*.safetensors"))
+        for path in files:
+            if _header(path) != self.settings:
+                raise UserError(f"'{self.folder}' holds pairs of other settings, such as '{path.name}'; name another folder")
+        return sum(_count(path) for path in files if path.name.startswith(self._name("")))
+
+    def write(self, first: int, held: list[tuple[Tensor, Tensor, Tensor]]) -> int:
+        x, x_hat, t = (torch.cat(parts) for parts in zip(*held))
+        header = {"format": FORMAT, "settings": json.dumps(self.settings)}
+        content = save({"x": x, "x_hat": x_hat, "t": t}, metadata=header)
+        write_atomically(self.folder / f"{self._name(f'{first:09d}')}.safetensors", lambda file: file.write(content))
+        return len(t)
+
+    def _name(self, first: str) -> str:
+        return f"pairs-{self.rank:03d}-{first}"
+
+
+def write_pairs(shards: Shards, teacher: Teacher, batches: Iterable[Batch], per_shard: int, broken: BrokenCount) -> int:
+    """Write shards of at least `per_shard` pairs; returns how many there are now. Whole shards survive a stop.
+
+    batches: those of this process, from the first that it has not written yet.
+    """
+    written, held = shards.written(), []
     for batch in batches:
+        broken.add(batch.broken)
         x, t, x_hat, _, _ = teacher(batch)
         held.append((x.half().cpu(), x_hat.half().cpu(), t.cpu()))
         if sum(len(part[2]) for part in held) >= per_shard:
-            written += _write_shard(folder, written, held, header)
+            written += shards.write(written, held)
             held = []
-    return written + (_write_shard(folder, written, held, header) if held else 0)
+    return written + (shards.write(written, held) if held else 0)
 
 
-def _write_shard(folder: Path, first: int, held: list[tuple[Tensor, Tensor, Tensor]], header: dict[str, str]) -> int:
-    x, x_hat, t = (torch.cat(parts) for parts in zip(*held))
-    content = save({"x": x, "x_hat": x_hat, "t": t}, metadata=header)
-    write_atomically(folder / f"pairs-{first:09d}.safetensors", lambda file: file.write(content))
-    return len(t)
+def _header(path: Path) -> dict[str, Any]:
+    """The settings of a shard; `UserError` if it is none."""
+    try:
+        with safe_open(str(path), "pt") as shard:
+            found = json.loads((shard.metadata() or {})["settings"])
+            found["model"]["weights"]  # a header without them is damaged, too
+            return found
+    except Exception as error:  # the reader has its own types; whichever it is, the file is at fault
+        raise UserError(f"'{path}' is no shard of cached pairs, or damaged; write the pairs again") from error
 
 
-def _settings(teacher: Teacher) -> dict[str, Any]:
-    return {"model": model_identity(teacher.model), "conditioning": teacher.conditioning,
-            "clip_x_hat": teacher.clip_x_hat, "seed": teacher.seed}
+def _count(path: Path) -> int:
+    with safe_open(str(path), "pt") as shard:
+        return shard.get_slice("t").get_shape()[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +133,11 @@ class Pairs(torch.utils.data.Dataset):
         x, t, x_hat = (self._open[shard].get_slice(name)[row:row + 1][0] for name in ("x", "t", "x_hat"))
         return x.float(), t, x_hat.float(), position
 
+    @property
+    def division(self) -> dict[str, Any]:
+        """See `Data.division`, of the images that the pairs were made from."""
+        return {"stream": self.settings.get("stream"), "records": self.settings.get("records")}
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}  # handles do not travel to worker processes
 
@@ -95,22 +145,14 @@ class Pairs(torch.utils.data.Dataset):
         return DataLoader(self, batch_sampler=batches, collate_fn=_collate, num_workers=workers)
 
     def _read_headers(self, model: DiffusionModel) -> tuple[dict[str, Any], list[int]]:
-        counts, settings = [], None
-        for path in self.files:
-            try:
-                with safe_open(str(path), "pt") as shard:
-                    found = json.loads((shard.metadata() or {})["settings"])
-                    found["model"]["weights"]  # a header without them is damaged, too
-                    counts.append(shard.get_slice("t").get_shape()[0])
-            except Exception as error:  # the reader has its own types; whichever it is, the file is at fault
-                raise UserError(f"'{path}' is no shard of cached pairs, or damaged; write the pairs again") from error
-            if settings is not None and found != settings:
+        settings = _header(self.files[0])
+        for path in self.files[1:]:
+            if _header(path) != settings:
                 raise UserError(f"'{path}' was made with other settings than '{self.files[0].name}'; keep them apart")
-            settings = found
         if not is_same_model(settings["model"], model_identity(model)):
             raise UserError(f"cached pairs in '{self.files[0].parent}' are of model '{settings['model'].get('name')}' "
                             f"or other weights of it, not of '{model.name}'; write them again with --write-pairs")
-        return settings, counts
+        return settings, [_count(path) for path in self.files]
 
 
 def _collate(items: list[tuple[Tensor, Tensor, Tensor, int]]) -> PairBatch:

@@ -22,7 +22,8 @@ from .margin import bands, patterns, responses
 from .triplets import Teacher, Triplets
 
 BLURS = [0.0, *(0.25 * 1.25**k for k in range(24))]  # standard deviations in pixels of x, to 42
-TOLERANCE = 0.02  # margins below minus this, by more than two standard errors, are negative
+PARTS = 4  # of each bin of t: the best blur and filter are chosen for each, as a spectral corrective has its own there
+TOLERANCE = 0.02  # margins below minus this are negative; two standard errors decide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +34,9 @@ class Bin:
     images: int
     error: float  # of b
     identity: float  # of x itself
-    blur: float  # of the best Gaussian blur of x
-    blur_sigma: float  # its standard deviation, pixels of x
-    filter: float  # of the best linear filter for these very images: flattered by being fitted to them
+    blur: float  # of the best Gaussian blurs of x, four in the bin
+    blur_sigma: float  # the mean of their standard deviations, pixels of x
+    filter: float  # of the best radial filters, four in the bin, per channel of latents, fitted to these very images
     floor: float  # variance of x̂ over ε: no function of x and t can be below
     statistics: dict[str, dict[str, float]]  # x, x_hat, b → mean, contrast, saturation
 
@@ -70,22 +71,30 @@ class Margins:
         return bool(self.sem.isfinite().all())
 
     @property
-    def holds(self) -> bool:
-        """Nowhere negative; False, too, where it cannot be told."""
-        mean, sem = self.by_band
-        return bool((mean + 2 * sem >= -TOLERANCE).all())
+    def state(self) -> str:
+        """`holds` where every band is surely above -TOLERANCE, `negative` where one is surely below, else `undecided`."""
+        return margin_state(*self.by_band)
 
     def verdict(self) -> str:
         """One sentence."""
         if not self.told:
             return "too few images to tell whether the gain margin holds: at least two must be kept for judging"
         mean, sem = self.by_band
-        k = int(mean.argmin())
+        k = int((mean + (2 if self.state == "negative" else -2) * sem).argmin())  # the band that decides
         low, high = self.bands[k]
         worst = f"{mean[k]:+.3f} ± {2 * sem[k]:.3f} at {low:.3f} to {high:.3f} cycles per pixel"
-        if self.holds:
+        if self.state == "holds":
             return f"the gain margin, averaged over t, holds at every frequency (least {worst})"
+        if self.state == "undecided":
+            return f"whether the gain margin holds cannot be told from so few images: {worst}; try more --report-images"
         return f"the gain margin is negative: {worst}; an optimisation will amplify such patterns as noise"
+
+
+def margin_state(mean: Tensor, sem: Tensor) -> str:
+    """See `Margins.state`; mean and standard error of each band, (F,). A standard error that is no number decides nothing."""
+    if bool((mean + 2 * sem < -TOLERANCE).any()):
+        return "negative"
+    return "holds" if bool((mean - 2 * sem >= -TOLERANCE).all()) else "undecided"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,20 +119,21 @@ class Trust:
 
 
 def measure(corrective: Corrective, teacher: Teacher, batches: Iterable[Batch], bins: int = 10, draws: int = 4,
-            margin_images: int = 8, margin_times: int = 8) -> Trust:
+            margin_images: int = 8, margin_times: int = 8, turns: int = 1) -> Trust:
     """Judge a corrective on images it was not trained on.
 
-    Each image falls into one bin of t, the bins in turn, and meets `draws` noises; the cost is (images × draws +
-    16 × margin_images × margin_times) evaluations of the frozen model, roughly.
+    Each image falls into one bin of t, the bins in turn (into `turns` neighbouring ones where there are few images), and
+    meets `draws` noises; the cost is (images × turns × draws + 16 × margin_images × margin_times) evaluations of the frozen
+    model, roughly.
     """
     sums, spectra, first = _Sums(bins), None, None
     for batch in batches:
         first = batch if first is None else first
-        for b, mine in _by_bin(batch, bins):
+        for b, mine in _by_bin(batch, bins, turns):
             x, t, x_hats, ys = _answers(corrective, teacher, mine, b, bins, draws)
-            spectra = _Spectra(bins, x.shape) if spectra is None else spectra
+            spectra = spectra or _Spectra(bins, x.shape, per_channel=teacher.model.space == "latent")
             sums.add(b, x, x_hats, ys)
-            spectra.add(b, x, x_hats, ys)
+            spectra.add(b, (t * bins / teacher.model.num_timesteps) % 1, x, x_hats, ys)
     margins = gain_margins(corrective, teacher, _head(first, margin_images), margin_times)
     return Trust(sums.bins(spectra), spectra.radial(), margins, draws, corrective.spec.sees_x_hat)
 
@@ -147,9 +157,9 @@ def gain_margins(corrective: Corrective, teacher: Teacher, batch: Batch, times: 
     return Margins(shares, choices, mean, sem)
 
 
-def _by_bin(batch: Batch, bins: int) -> Iterable[tuple[int, Batch]]:
+def _by_bin(batch: Batch, bins: int, turns: int) -> Iterable[tuple[int, Batch]]:
     for b in range(bins):
-        chosen = [i for i, position in enumerate(batch.positions) if position % bins == b]
+        chosen = [i for i, position in enumerate(batch.positions) if (b - position * turns) % bins < turns]
         if chosen:
             yield b, Batch(batch.images[chosen], [batch.captions[i] for i in chosen],
                            [batch.positions[i] for i in chosen], [])
@@ -208,55 +218,65 @@ class _Sums:
 
 
 class _Spectra:
-    """Streaming power of x, x̂ and b, and cross power of x and x̂, per bin and coefficient of `rfft2`."""
+    """Streaming power of x, x̂ and b, and cross power of x and x̂, per part of a bin, channel and coefficient of `rfft2`."""
 
-    def __init__(self, bins: int, shape: tuple[int, ...]) -> None:
-        self.size = tuple(shape[-2:])
+    def __init__(self, bins: int, shape: tuple[int, ...], per_channel: bool) -> None:
+        """per_channel: the best filter has a gain for each channel."""
+        self.size, self.per_channel = tuple(shape[-2:]), per_channel
         f = radial_frequency(self.size)
-        self.f, self.rings = f, (f * min(self.size)).round().long()
+        self.f, self.rings = f.double(), (f * min(self.size)).round().long()
         weights = torch.full(f.shape, 2.0)  # rfft2 leaves out the conjugate half …
         weights[:, 0] = 1.0
         if self.size[1] % 2 == 0:
             weights[:, -1] = 1.0  # … of all columns but these
         self.weights = weights.double()
-        self.power = {name: torch.zeros(bins, *f.shape, dtype=torch.float64) for name in ("x", "x_hat", "b", "cross")}
+        zeros = torch.zeros(bins, PARTS, shape[1], *f.shape, dtype=torch.float64)
+        self.power = {name: zeros.clone() for name in ("x", "x_hat", "b", "cross")}
         self.count = torch.zeros(bins, dtype=torch.float64)
 
-    def add(self, b: int, x: Tensor, x_hats: Tensor, ys: Tensor) -> None:
+    def add(self, b: int, within: Tensor, x: Tensor, x_hats: Tensor, ys: Tensor) -> None:
+        """within: (B,), where in bin `b` the t of each image lies, 0 to 1."""
         x, x_hats, ys = (torch.fft.rfft2(value, norm="ortho") for value in (x, x_hats, ys))
-        draws, self.count[b] = len(x_hats), self.count[b] + x.shape[0]
-        self.power["x"][b] += x.abs().square().sum((0, 1)).double().cpu()
-        self.power["x_hat"][b] += x_hats.abs().square().sum((0, 1, 2)).double().cpu() / draws
-        self.power["b"][b] += ys.abs().square().sum((0, 1, 2)).double().cpu() / draws
-        self.power["cross"][b] += (x_hats * x.conj()).real.sum((0, 1, 2)).double().cpu() / draws
+        parts, self.count[b] = (within * PARTS).long().clamp(max=PARTS - 1).cpu(), self.count[b] + x.shape[0]
+        for name, power in (("x", x.abs().square()), ("x_hat", x_hats.abs().square().mean(0)),
+                            ("b", ys.abs().square().mean(0)), ("cross", (x_hats * x.conj()).real.mean(0))):
+            self.power[name][b].index_add_(0, parts, power.double().cpu())
 
-    def error_of(self, b: int, gain: Tensor) -> float:
+    def error_of(self, b: int, part: int, gain: Tensor) -> float:
         """Σ |H ∗ x - x̂|² for a real filter H on the grid of `rfft2` (Parseval)."""
-        p = {name: value[b] for name, value in self.power.items()}
+        p = {name: value[b, part] for name, value in self.power.items()}
         return float((self.weights * (gain**2 * p["x"] - 2 * gain * p["cross"] + p["x_hat"])).sum())
 
     def best_blur(self, b: int) -> tuple[float, float]:
-        """Least error of a Gaussian blur, and its standard deviation in pixels."""
-        gain = lambda sigma: torch.exp(-2 * (math.pi * sigma * self.f.double()) ** 2)
-        return min((self.error_of(b, gain(sigma)), sigma) for sigma in BLURS)
+        """Least error of Gaussian blurs, and the mean of their standard deviations in pixels."""
+        gains = {sigma: torch.exp(-2 * (math.pi * sigma * self.f) ** 2) for sigma in BLURS}
+        seen = [part for part in range(PARTS) if self.power["x"][b, part].any()]
+        best = [min((self.error_of(b, part, gain), sigma) for sigma, gain in gains.items()) for part in seen]
+        return sum(error for error, _ in best), sum(sigma for _, sigma in best) / len(best)
 
     def best_filter(self, b: int) -> float:
-        """Least error of a radial filter that keeps the mean."""
-        cross, power = (self._ring_sums(self.power[name][b]) for name in ("cross", "x"))
-        gain = cross / power.clamp(min=1e-12)
-        gain[0] = 1.0
-        return self.error_of(b, gain[self.rings])
+        """Least error of radial filters that keep the mean."""
+        return sum(self.error_of(b, part, self._best_gain(b, part)) for part in range(PARTS))
+
+    def _best_gain(self, b: int, part: int) -> Tensor:
+        """On the grid, for each channel or for all, (C or 1, H, W // 2 + 1)."""
+        cross, power = (self.power[name][b, part] for name in ("cross", "x"))
+        if not self.per_channel:
+            cross, power = (value.sum(0, keepdim=True) for value in (cross, power))
+        gain = self._ring_sums(cross) / self._ring_sums(power).clamp(min=1e-12)
+        gain[:, 0] = 1.0
+        return gain[:, self.rings]
 
     def radial(self) -> dict[str, Tensor]:
         """Mean power per coefficient and image, (bins, K), of x, x̂ and b."""
         coefficients = self._ring_sums(torch.ones_like(self.weights))
         scale = self.count.clamp(min=1)[:, None] * coefficients
-        sums = {name: [self._ring_sums(p) for p in self.power[name]] for name in ("x", "x_hat", "b")}
-        return {name: torch.stack(values) / scale for name, values in sums.items()}
+        return {name: self._ring_sums(self.power[name].sum((1, 2))) / scale for name in ("x", "x_hat", "b")}
 
     def _ring_sums(self, values: Tensor) -> Tensor:
-        total = torch.zeros(int(self.rings.max()) + 1, dtype=torch.float64)
-        return total.index_add_(0, self.rings.flatten(), (values * self.weights).flatten())
+        """(…, H, W // 2 + 1) → (…, K)."""
+        total = torch.zeros(*values.shape[:-2], int(self.rings.max()) + 1, dtype=torch.float64)
+        return total.index_add_(-1, self.rings.flatten(), (values * self.weights).flatten(-2))
 
 
 def image_statistics(x: Tensor) -> Tensor:

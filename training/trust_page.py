@@ -22,10 +22,9 @@ def numbers(trust: Trust) -> dict[str, Any]:
     mean, sem = trust.margins.by_band
     return {
         "verdicts": trust.verdicts(),
-        "margin_holds": trust.margins.holds if trust.margins.told else None,
         "draws_per_image": trust.draws,
         "bins": [{**dataclasses.asdict(b), "over_floor": b.over_floor, "explained": b.explained} for b in trust.bins],
-        "margin": {"t": trust.margins.t, "cycles_per_pixel": trust.margins.bands, "mean": trust.margins.mean.tolist(),
+        "margin": {"state": trust.margins.state, "t": trust.margins.t, "cycles_per_pixel": trust.margins.bands, "mean": trust.margins.mean.tolist(),
                    "standard_error": _known(trust.margins.sem), "over_t": mean.tolist(),
                    "over_t_standard_error": _known(sem)},
         "spectra": {name: value.tolist() for name, value in trust.spectra.items()},

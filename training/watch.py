@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Iterator, Optional
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from imaging.console import StopSignal
+from lmc_guidance.errors import UserError
 
 from .checkpoints import Log, save_state
 from .engine import Training
@@ -59,7 +61,8 @@ class Watch(pl.Callback):
         self._signal.release()
         if trainer.is_global_zero:
             self._save(training)
-            self.curves.close()
+            with _expendable("curve"):
+                self.curves.close()
 
     def on_exception(self, trainer: pl.Trainer, training: Training, exception: BaseException) -> None:
         self._signal.release()
@@ -68,7 +71,8 @@ class Watch(pl.Callback):
         state = {**training.state(), "sums": self._sums, "steps": self._steps}
         save_state(self.folder / "state.pt", state)
         if self.pictures is not None:
-            self.pictures.write(training.ema, self.folder, self.curves, training.images_seen)
+            with _expendable("picture"):
+                self.pictures.write(training.ema, self.folder, self.curves, training.images_seen)
 
     def _write_row(self, trainer: pl.Trainer, training: Training) -> None:
         images = training.images_seen
@@ -80,8 +84,9 @@ class Watch(pl.Callback):
         self.log.append(row)
         speed = (images - self._first) / (time.perf_counter() - self._began)
         share = training.teacher_seconds / (time.perf_counter() - self._began)
-        for name, value in {**row, "images_per_second": speed, "teacher_share_of_time": share}.items():
-            self.curves.add_scalar(name, value, images)
+        with _expendable("curve"):
+            for name, value in {**row, "images_per_second": speed, "teacher_share_of_time": share}.items():
+                self.curves.add_scalar(name, value, images)
         if not self.quiet:
             print(progress_line(images, training.recipe.images, means["loss"], speed, share), flush=True)
 
@@ -94,6 +99,15 @@ class Watch(pl.Callback):
     def load(self, state: dict[str, Any]) -> None:
         """The sums of the row in progress."""
         self._sums, self._steps = state["sums"], state["steps"]
+
+
+@contextmanager
+def _expendable(what: str) -> Iterator[None]:
+    """What is only for looking at costs a line where it cannot be written, not the training."""
+    try:
+        yield
+    except (OSError, UserError) as error:
+        print(f"left out a {what}: {error}", file=sys.stderr)
 
 
 def progress_line(images: int, goal: int, loss: float, speed: float, share: float) -> str:

@@ -22,6 +22,7 @@ FORMAT = "lmc-corrective"
 FORMAT_VERSION = 1
 FILE_NAME = "corrective.safetensors"
 LARGEST_WEIGHT = 1e4  # no training comes near it, and a flipped bit of an exponent mostly goes far beyond
+WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,9 @@ def _build(file: Path, spec: CorrectiveSpec, tensors: Dict[str, Tensor]) -> Corr
     filters = [tuple(value.shape) for name, value in tensors.items() if name.endswith("gain")]
     if any(channels not in (1, spec.channels) for _, channels, _ in filters):
         raise UserError(f"corrective '{file}': its filter is for {filters[0][1]} channels, its images have {spec.channels}")
+    foreign = [name for name, value in tensors.items() if value.dtype not in WEIGHT_TYPES]
+    if foreign:
+        raise UserError(f"corrective '{file}' holds {tensors[foreign[0]].dtype} in {foreign[0]}; weights are real numbers")
     damaged = [name for name, value in tensors.items() if not (value.abs() <= LARGEST_WEIGHT).all()]  # NaN fails too
     if damaged:
         raise UserError(

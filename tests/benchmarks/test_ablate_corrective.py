@@ -97,7 +97,7 @@ def test_table_joins_own_errors_with_what_images_became(tmp_path):
     options = ablation.Options(out=tmp_path)
     for name, error in (("base", 0.2), ("width 8", 0.4)):
         bins = [{"over_floor": 1.5, "error": error}, {"over_floor": 1.1, "error": 0.1}]
-        report = {"bins": bins, "margin": {"over_t": [0.1, -0.05]}, "margin_holds": False}
+        report = {"bins": bins, "margin": {"over_t": [0.1, -0.05], "over_t_standard_error": [0.01, 0.01]}}
         ablation.folder_of(options, name).mkdir()
         (ablation.folder_of(options, name) / "corrective.report.json").write_text(json.dumps(report))
     with open(tmp_path / "evaluation.csv", "w", newline="") as file:
@@ -105,5 +105,5 @@ def test_table_joins_own_errors_with_what_images_became(tmp_path):
         writer.writerows([["method", "R-precision", "R-precision low"], ["lmc", 0.5, 0.4], ["lmc", 0.25, 0.1]])
     rows = ablation.table(options, ["base", "width 8"]).splitlines()
     assert rows[0].startswith("| variant |") and "R-precision |" in rows[0] and "low" not in rows[0]
-    assert rows[2] == "| base | 1.50 | 0.1500 | -0.050 | no | 0.500 |"
-    assert rows[3] == "| width 8 | 1.50 | 0.2500 | -0.050 | no | 0.250 |"
+    assert rows[2] == "| base | 1.50 | 0.1500 | -0.050 | negative | 0.500 |"
+    assert rows[3] == "| width 8 | 1.50 | 0.2500 | -0.050 | negative | 0.250 |"

@@ -65,6 +65,17 @@ def shape_changed(content, rng):
     return join(header, body)
 
 
+def type_changed(content, rng):
+    """A tensor of another type, with as many bytes as it needs."""
+    header, body = split(content)
+    (name,) = (key for key in header if key != "__metadata__")
+    kind, size = rng.choice([("BOOL", 1), ("U8", 1), ("I8", 1), ("U16", 2), ("I16", 2), ("F16", 2), ("BF16", 2), ("I32", 4),
+                             ("U32", 4), ("I64", 8), ("U64", 8), ("F64", 8), ("F8_E4M3", 1), ("F8_E5M2", 1), ("C64", 8)])
+    count = len(body) // 4
+    header[name].update(dtype=kind, data_offsets=[0, count * size])
+    return join(header, rng.choice([bytes(count * size), rng.randbytes(count * size)]))
+
+
 def value_changed(content, rng):
     """An odd value somewhere in the metadata."""
     header, body = split(content)
@@ -98,8 +109,8 @@ def pickled(content, rng):
     return rng.choice([bomb, bomb + content, content[:at] + bomb + content[at + len(bomb) :], join(bomb, content)])
 
 
-KINDS = [truncated, bits_flipped, header_size_changed, offsets_changed, shape_changed, value_changed]
-KINDS += [bytes_swapped, pickled]
+KINDS = [truncated, bits_flipped, header_size_changed, offsets_changed, shape_changed, type_changed]
+KINDS += [value_changed, bytes_swapped, pickled]
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,9 @@
 """The command line: what it writes, what it refuses, and that two processes do what one does."""
 
 import inspect
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from lmc_guidance import DiffusionModel, load_corrective
 from PIL import Image
 from safetensors.torch import load_file
 
+from imaging.console import run_tool
 from tests.pipelines import write_pixel_pipeline
 from tools import train_corrective
 from training.build import Design, untrained
@@ -41,7 +44,11 @@ def images(tmp_path_factory):
 def call(monkeypatch, *words):
     """The exit status of the command in this process."""
     monkeypatch.setattr(sys, "argv", ["train_corrective.py", *map(str, words)])
-    return train_corrective.main() or 0
+    try:
+        run_tool(train_corrective.main)
+    except SystemExit as stop:
+        return stop.code
+    return 0
 
 
 def test_spectral_in_one_pass_with_report_and_card(model, images, tmp_path, monkeypatch, capsys):
@@ -129,6 +136,68 @@ def test_pairs_are_written_and_trained_from(model, images, tmp_path, monkeypatch
     assert "cached pairs cannot answer" in capsys.readouterr().err
     assert call(monkeypatch, *words, "--write-pairs", tmp_path / "more") == 1
     assert "name the images as --data" in capsys.readouterr().err
+    for contradiction in (["--conditioning", "none"], ["--no-clip-x-hat"]):
+        assert call(monkeypatch, *words, *contradiction) == 1
+        assert "write others with --write-pairs" in capsys.readouterr().err
+    assert load_corrective(tmp_path / "b.safetensors", DiffusionModel.load(model)).training["data"] == images.name
+
+
+def test_writing_pairs_goes_on_and_never_mixes(model, images, tmp_path, monkeypatch, capsys):
+    """Stopped after two steps of four and gone on with, the shards hold what one go would have written."""
+    words = ["--model", model, "--data", images, "--shard-pairs", 4, *SMALL, "--write-pairs"]
+    assert call(monkeypatch, *words, tmp_path / "a", "--images", 16) == 0
+    assert call(monkeypatch, *words, tmp_path / "b", "--images", 8) == 0
+    assert call(monkeypatch, *words, tmp_path / "b", "--images", 16) == 0
+    assert "16 pairs, 8 of them from before" in capsys.readouterr().out
+    for shard in sorted((tmp_path / "a").iterdir()):
+        one, two = load_file(shard), load_file(tmp_path / "b" / shard.name)
+        assert all(torch.equal(one[name], two[name]) for name in ("x", "x_hat", "t"))
+    assert call(monkeypatch, *words, tmp_path / "b", "--images", 32, "--crop", 0.5) == 1
+    assert "holds pairs of other settings" in capsys.readouterr().err
+
+
+def test_several_processes_share_the_writing_of_pairs(model, images, tmp_path, monkeypatch, capsys):
+    words = ["--model", model, "--data", images, "--images", 16, "--write-pairs", tmp_path, "--devices", 2, *SMALL]
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        assert call(monkeypatch, *words) == 0
+    shards = [load_file(path) for path in sorted(tmp_path.iterdir())]
+    t = torch.cat([shard["t"] for shard in shards])
+    assert len(shards) == 2 and len(t) == 16
+    alone = Teacher(DiffusionModel.load(model), "captions", True).timesteps(range(16))
+    assert sorted(t.tolist()) == sorted(alone.tolist())
+
+
+def test_pairs_of_broken_images_are_refused_and_listed(model, tmp_path, monkeypatch, capsys):
+    (tmp_path / "junk").mkdir()
+    for i in range(20):
+        (tmp_path / "junk" / f"{i}.jpg").write_bytes(b"junk")
+    words = ["--model", model, "--data", tmp_path / "junk", "--images", 8, "--write-pairs", tmp_path / "pairs", *SMALL]
+    assert call(monkeypatch, *words) == 1
+    assert "50 images in a row were broken" in capsys.readouterr().err
+    assert "junk" not in [path.name for path in (tmp_path / "pairs").glob("*.safetensors")]
+    assert len((tmp_path / "pairs" / "broken-000.txt").read_text().splitlines()) >= 18
+
+
+def test_a_folder_that_has_grown_is_told(model, images, tmp_path, monkeypatch, capsys):
+    """Its images are divided anew: the training does not go on with it, and judging warns."""
+    folder, out = tmp_path / "images", tmp_path / "b.safetensors"
+    shutil.copytree(images, folder)
+    words = ["--model", model, "--data", folder, "--out", out, "--kind", "unet", "--no-report", *SMALL]
+    assert call(monkeypatch, *words, "--images", 8) == 0
+    shutil.copy(folder / "0.png", folder / "new.png")
+    assert call(monkeypatch, *words, "--images", 16) == 1
+    assert "records = 45, not 46" in capsys.readouterr().err
+    assert call(monkeypatch, "--model", model, "--data", folder, "--evaluate", out, *SMALL) == 0
+    assert "had 45 records" in capsys.readouterr().out
+
+
+def test_few_images_serve_every_bin_of_t(model, images, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "b.safetensors"
+    words = ["--model", model, "--data", images, "--out", out, "--images", 64, *SMALL]
+    assert call(monkeypatch, *words) == 0
+    bins = json.loads((tmp_path / "b.report.json").read_text())["bins"]
+    assert [b["images"] for b in bins] == [4] * 10  # of the four that are kept of 45
 
 
 @pytest.mark.parametrize("words, message", [
@@ -154,7 +223,7 @@ def test_bad_input_is_one_line(words, message, model, images, tmp_path, monkeypa
     common = ["--model", model, "--data", images, "--out", tmp_path / "b.safetensors", *SMALL]
     assert call(monkeypatch, *common, *words) == 1
     told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert told.startswith("train_corrective: ") and message in told
+    assert told.startswith("error: ") and message in told
 
 
 def test_help_explains_every_option():

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+import zipfile
 
 import numpy as np
 import pytest
@@ -148,6 +149,22 @@ def test_transparency_is_shown_on_white_and_rotation_is_undone():
     assert decode("x", file.getvalue()).size == (20, 30)
 
 
+@pytest.mark.parametrize("ending, mode", [("png", "I;16"), ("tif", "I;16")])
+def test_greys_of_sixteen_bits_keep_their_range(ending, mode):
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    file = io.BytesIO()
+    Image.fromarray(ramp).save(file, {"png": "PNG", "tif": "TIFF"}[ending])
+    shown = np.asarray(decode("x", file.getvalue()))
+    assert abs(shown.astype(int) - (ramp >> 8)[..., None]).max() <= 1
+
+
+def test_greys_of_unknown_range_are_broken_not_guessed():
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).random((8, 8), dtype=np.float32)).save(file, "TIFF")
+    with pytest.raises(BrokenImage, match="x.tif: pixels of mode F"):
+        decode("x.tif", file.getvalue())
+
+
 @pytest.mark.parametrize("content", [b"", b"not an image", png(3)[:60], b"\x89PNG\r\n\x1a\n" + bytes(40)])
 def test_unreadable_images_are_told_by_name(content):
     with pytest.raises(BrokenImage, match="^some.png: "):
@@ -206,6 +223,8 @@ def test_shard_patterns(tmp_path):
         assert shard_paths(str(tmp_path / pattern)) == expected
     with pytest.raises(UserError, match="s-003.tar"):
         shard_paths(str(tmp_path / "s-{000..003}.tar"))
+    with pytest.raises(UserError, match="counts backwards"):
+        shard_paths(str(tmp_path / "s-{002..000}.tar"))
 
 
 @pytest.mark.parametrize("name", ["/nowhere", "nowhere/s.tar"])
@@ -235,6 +254,30 @@ def hub(tmp_path):
     data = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
     data.save_to_disk(str(tmp_path / "hub"))
     return f"hf:{tmp_path / 'hub'}"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_hub_images_inside_archives_are_read(stream, tmp_path):
+    """A folder with a zip of images, whose records are addresses such as zip://a.png::folder/a.zip."""
+    pytest.importorskip("datasets", reason="needs the optional package datasets")
+    with zipfile.ZipFile(tmp_path / "train.zip", "w") as archive:
+        for i in range(40 if not stream else 530):
+            archive.writestr(f"{i:03d}.png", png(i % 250))
+    rows = seen(Data(DataSpec(f"hf:{tmp_path}", Cropping(8), stream=stream)), Batches(0, 16, 8))
+    assert len({number for _, number, _ in rows}) > 8
+
+
+def test_a_stream_that_breaks_off_is_one_line(hub):
+    stream = HubStream(hub.removeprefix("hf:"), [[0, 1, 2, 3]], Cropping(8), 0, 512, shuffle=False)
+    good = [dict(row) for row in stream.data.take(2)]
+
+    def rows():
+        yield from good
+        raise ConnectionError("the network is gone\nand so on")
+
+    stream.data = rows()
+    with pytest.raises(UserError, match="broke off: the network is gone; the same command goes on"):
+        list(stream)
 
 
 @pytest.mark.parametrize("stream", [False, True])

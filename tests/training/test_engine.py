@@ -15,7 +15,7 @@ from training.build import Design, build, untrained
 from training.data.feed import Data, DataSpec
 from training.data.images import BrokenCount, Cropping
 from training.engine import Machines, Recipe, Training
-from training.pairs import Pairs, write_pairs
+from training.pairs import Pairs, Shards, write_pairs
 from training.pictures import Pictures
 from training.data.order import Batches
 from training.triplets import Teacher
@@ -158,7 +158,7 @@ def test_going_on_under_a_model_that_was_retrained_in_place_is_refused(pixel_fol
 def test_a_state_of_an_earlier_version_is_one_line_that_names_the_mend(pixel_model, whole, tmp_path, data):
     state = {**checkpoints.load_state(whole / "state.pt"), "version": 1}
     torch.save({name: value for name, value in state.items() if name not in ("model", "record")}, tmp_path / "state.pt")
-    with pytest.raises(UserError, match="has version 1, this program reads 2; start anew with --restart") as error:
+    with pytest.raises(UserError, match="has version 1, this program reads 3; start anew with --restart") as error:
         train(pixel_model, tmp_path, data())
     assert "\n" not in str(error.value)
 
@@ -229,9 +229,9 @@ def test_cached_pairs_train_as_the_model_itself_does(pixel_model, tmp_path, data
     """The same triplets, rounded to half precision; in epochs of another order, so compared as sets."""
     teacher = Teacher(pixel_model, "captions", True)
     folder = tmp_path / "pairs"
-    assert write_pairs(folder, teacher, data().training(Batches(0, 24, 4)), per_shard=10, data="toybox") == 24
-    shards = sorted(folder.iterdir())
-    assert [len(load_file(s)["t"]) for s in shards] == [12, 12]
+    shards = Shards.of(folder, teacher, data(), batch=4)
+    assert write_pairs(shards, teacher, data().training(Batches(0, 24, 4)), 10, BrokenCount(0.0)) == 24
+    assert [len(load_file(path)["t"]) for path in sorted(folder.iterdir())] == [12, 12]
     pairs = Pairs(folder, pixel_model, seed=0)
     live = {int(t): (x, y) for b in data().training(Batches(0, 24, 4)) for x, t, y in zip(*teacher(b)[:3])}
     cached = {int(t): (x, y) for x, t, y, _ in (pairs[p] for p in range(24))}
@@ -247,7 +247,8 @@ def test_cached_pairs_train_as_the_model_itself_does(pixel_model, tmp_path, data
 def test_pairs_of_another_model_or_damaged_ones_are_refused(pixel_model, latent_model, tmp_path, data):
     with pytest.raises(UserError, match="no cached pairs"):
         Pairs(tmp_path, pixel_model, 0)
-    write_pairs(tmp_path, Teacher(pixel_model, "none", True), data().training(Batches(0, 4, 4)), 4, "toybox")
+    teacher = Teacher(pixel_model, "none", True)
+    write_pairs(Shards.of(tmp_path, teacher, data(), 4), teacher, data().training(Batches(0, 4, 4)), 4, BrokenCount(0.0))
     with pytest.raises(UserError, match="write them again"):
         Pairs(tmp_path, latent_model, 0)
     (shard,) = tmp_path.iterdir()
@@ -265,6 +266,51 @@ def test_pictures_show_every_t_and_differ_in_the_corrective_only(pixel_model, tm
     assert torch.equal(grid, pictures.grid(b))
     x, shown_b = grid[:, :, :16], grid[:, :, 32:48]
     assert not torch.equal(x, shown_b)
+
+
+class Spoil(pl.Callback):
+    """Makes x̂ infinite in these steps."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def on_train_batch_start(self, trainer, training, batch, index):
+        teacher = training.teacher
+        if index in self.steps:
+            teacher.x_hat = lambda *args: Teacher.x_hat(teacher, *args) * float("inf")
+        else:
+            vars(teacher).pop("x_hat", None)
+
+
+def test_an_infinite_answer_costs_its_step_not_the_run(pixel_model, tmp_path, data, capsys):
+    recipe = Recipe(images=32, batch=4, log_images=32)
+    training, reached = train(pixel_model, tmp_path, data(), recipe, callbacks=[Spoil({2, 5})])
+    assert reached and capsys.readouterr().err.count("left out the step") == 2
+    assert all(p.isfinite().all() for m in (training.corrective, training.ema) for p in m.parameters())
+    assert float(checkpoints.read_log(tmp_path / "log.csv")[0]["loss"]) > 0
+    assert training.optimizers().optimizer.state[next(training.corrective.parameters())]["step"] == 6
+
+
+def test_infinite_answers_without_end_are_an_error_that_leaves_the_saved_state(pixel_model, tmp_path, data):
+    recipe = Recipe(images=80, batch=4, log_images=4, save_images=8)
+    with pytest.raises(UserError, match="10 steps in a row, up to image 44, .* try --no-half"):
+        train(pixel_model, tmp_path, data(), recipe, callbacks=[Spoil(range(2, 20))])
+    state = checkpoints.load_state(tmp_path / "state.pt")
+    assert state["images"] >= 8 and all(value.isfinite().all() for value in state["ema"].values())
+
+
+@pytest.mark.parametrize("what", ["add_scalar", "add_image"])
+def test_curves_that_cannot_be_written_do_not_stop_a_training(what, pixel_model, tmp_path, data, monkeypatch, capsys):
+    from torch.utils.tensorboard import SummaryWriter
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(SummaryWriter, what, full)
+    teacher = Teacher(pixel_model, "captions", True)
+    pictures = Pictures(teacher, next(iter(data().held_out(4, 4))))
+    assert train(pixel_model, tmp_path, data(), pictures=pictures)[1]
+    assert "left out a" in capsys.readouterr().err and (tmp_path / "state.pt").is_file()
 
 
 def test_too_many_broken_images_stop_the_training(pixel_model, tmp_path):

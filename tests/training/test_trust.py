@@ -76,12 +76,33 @@ def test_baselines_lose_to_the_exact_corrective_and_the_verdicts_say_so(exact):
 def test_blur_and_filter_errors_are_those_of_really_filtering(exact):
     """Parseval against a convolution: the blur's error from spectra is that of a blurred image."""
     x, x_hat = world.sample(3, 1), world.sample(3, 2)
-    spectra = trust._Spectra(1, x.shape)
-    spectra.add(0, x, x_hat[None], x_hat[None])
+    spectra = trust._Spectra(1, x.shape, per_channel=False)
+    spectra.add(0, torch.zeros(3), x, x_hat[None], x_hat[None])
     gain = torch.exp(-2 * (math.pi * 1.25 * spectra.f.double()) ** 2)
     direct = (torch.fft.irfft2(torch.fft.rfft2(x.double()) * gain, s=x.shape[-2:]) - x_hat).square().sum()
-    assert spectra.error_of(0, gain) == pytest.approx(float(direct), rel=1e-5)
-    assert spectra.error_of(0, torch.ones_like(gain)) == pytest.approx(float((x - x_hat).square().sum()), rel=1e-5)
+    assert spectra.error_of(0, 0, gain) == pytest.approx(float(direct), rel=1e-5)
+    assert spectra.error_of(0, 0, torch.ones_like(gain)) == pytest.approx(float((x - x_hat).square().sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_the_best_filter_is_that_of_the_exact_world_in_each_part_of_a_bin(per_channel):
+    """x̂ = g x with a g for each part of the bin, and for each channel: only filters that may differ there get it right."""
+    x, within = world.sample(8, 3), torch.arange(8) / 8
+    x = x - x.mean((2, 3), keepdim=True)
+    g = (1 + (within * trust.PARTS).floor())[:, None, None, None] * torch.tensor([1.0, 0.5, 0.25])[:, None, None]
+    spectra = trust._Spectra(1, x.shape, per_channel)
+    spectra.add(0, within, x, (g * x)[None], x[None])
+    assert (spectra.best_filter(0) < 1e-6 * float((g * x).square().sum())) == per_channel
+
+
+@pytest.mark.parametrize("mean, sem, state", [
+    ([0.1, 0.0], [0.01, 0.005], "holds"), ([0.1, -0.15], [0.01, 0.07], "undecided"),
+    ([-0.03, -0.025], [0.02, 0.001], "negative"), ([0.1], [float("nan")], "undecided")])
+def test_a_margin_is_negative_or_holds_only_beyond_doubt(mean, sem, state):
+    margins = trust.Margins([0.5], [(0.1 * i, 0.1 * (i + 1)) for i in range(len(mean))], torch.tensor([mean]), torch.tensor([sem]))
+    assert margins.state == state
+    if state == "negative":  # the band that is surely below is named, not the one with the lowest mean
+        assert "-0.025" in margins.verdict()
 
 
 def test_spectra_have_the_power_of_the_world(exact):
@@ -107,14 +128,14 @@ def test_a_single_response_is_the_closed_form_gain(teacher):
 
 
 def test_the_margin_of_the_exact_corrective_is_nought_and_holds(exact):
-    assert exact.margins.mean.abs().max() < 2e-3 and exact.margins.holds
+    assert exact.margins.mean.abs().max() < 2e-3 and exact.margins.state == "holds"
     assert "holds at every frequency" in exact.verdicts()[2]
 
 
 def test_a_corrective_that_blurs_too_much_is_found_out(teacher):
     """b passing 0.8 of what it should has the margin -0.2 α G, and its error hardly shows it."""
     margins = trust.gain_margins(Exact(gain=0.8), teacher, batches()[0], times=4)
-    assert not margins.holds and "amplify" in margins.verdict()
+    assert margins.state == "negative" and "amplify" in margins.verdict()
     t = torch.tensor([int(share * 1000) for share in margins.t])
     alpha, sigma = teacher.model.schedule.alpha(t), teacher.model.schedule.sigma(t)
     lowest = (alpha * world.wiener(alpha, sigma))[:, 0, 0, 0]
@@ -127,7 +148,7 @@ def test_one_image_is_too_few_to_tell_the_margin(teacher, tmp_path):
     assert "too few images to tell" in judged.margins.verdict() and "nan" not in " ".join(judged.verdicts())
     page = trust_page.write(judged, "one image", {}, tmp_path / "b")
     text = page.with_name("b.report.json").read_text()
-    assert json.loads(text)["margin_holds"] is None and "NaN" not in text
+    assert json.loads(text)["margin"]["state"] == "undecided" and "NaN" not in text
 
 
 def test_patterns_lie_in_their_band():
@@ -176,6 +197,6 @@ def test_the_page_holds_its_plots_and_the_numbers_go_to_json(exact, tmp_path):
     assert text.count("data:image/png;base64,") == 3 and "a &lt;title&gt;" in text and "src=\"http" not in text
     assert all(verdict.split(" (")[0] in text for verdict in exact.verdicts())
     data = json.loads((tmp_path / "b.report.json").read_text())
-    assert data["margin_holds"] is True and len(data["bins"]) == BINS
+    assert data["margin"]["state"] == "holds" and len(data["bins"]) == BINS
     assert data["bins"][2]["error"] == exact.bins[2].error
     assert len(trust_page.table(exact).splitlines()) == BINS + 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Iterable, NamedTuple, Union
+from typing import Any, Iterable, NamedTuple, Union
 
 import numpy as np
 import torch
@@ -72,11 +72,20 @@ class Data:
 
     def held_out(self, images: int, batch: int) -> DataLoader:
         """At most so many images that training never sees, uncropped but for the square, in a fixed order."""
-        images = min(images, MOST_HELD_OUT if self.size is None else len(self._split[1]))
+        images = self.count_held_out(images)
         positions = [[p for p in group if p < images] for group in Batches(0, images, batch)]
         if self.spec.stream:
             return DataLoader(self._stream(positions, False), batch_size=batch, collate_fn=collate)
         return DataLoader(self._items(False), batch_sampler=positions, collate_fn=collate)
+
+    def count_held_out(self, images: int) -> int:
+        """How many of `images` there are to judge on."""
+        return min(images, MOST_HELD_OUT if self.size is None else len(self._split[1]))
+
+    @property
+    def division(self) -> dict[str, Any]:
+        """What decides which images are kept for judging: trained on one division and judged on another, they mix."""
+        return {"stream": self.spec.stream, "records": self.size}
 
     def _items(self, shuffle: bool) -> Union[ToyboxItems, ImageItems]:
         if self.source is None:

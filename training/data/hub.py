@@ -6,11 +6,13 @@ import itertools
 from pathlib import Path
 from typing import Any, Iterable, Iterator
 
+import fsspec
 import torch
 from PIL import Image
 from torch import Tensor
 
 from lmc_guidance.errors import UserError
+from lmc_guidance.folder import first_line
 
 from .images import ATTEMPTS, BrokenImage, Cropping, Item, Record, decode, missing
 from .order import random_numbers
@@ -58,8 +60,11 @@ class Columns:
     def record(self, row: dict, name: str) -> Record:
         value = row[self.image]
         try:
-            content = value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
-        except (OSError, KeyError, TypeError) as error:
+            content = value["bytes"]
+            if content is None:
+                with fsspec.open(value["path"], "rb") as file:  # a path, or zip://a.png::b.zip, or hf://…
+                    content = file.read()
+        except Exception as error:  # each file system has its own types; whichever it is, this record is at fault
             raise BrokenImage(f"{name}: {error}") from error
         return Record(name, content, str(row[self.caption] or "") if self.caption else "")
 
@@ -115,11 +120,18 @@ class HubStream(torch.utils.data.IterableDataset):
             if self.shuffle:
                 self.data.set_epoch(epoch)
             before = position
-            for row in self.data:
+            for row in self._epoch():
                 yield position, row
                 position += 1
             if position == before:
                 raise UserError(f"data set '{self.name}' has no records beyond those kept for evaluation")
+
+    def _epoch(self) -> Iterator[dict]:
+        """The rows of one epoch; `UserError` where the stream breaks off."""
+        try:
+            yield from self.data
+        except Exception as error:  # network, and what each file format raises
+            raise UserError(f"data set '{self.name}' broke off: {first_line(error)}; the same command goes on") from error
 
     def _serve(self, waiting: dict[int, list[str]], row: dict, name: str) -> Iterator[Item]:
         """The items of the positions that wait, with what was broken on the way to each, as far as `row` is an image."""

@@ -85,7 +85,7 @@ def decode(name: str, content: bytes) -> Image.Image:
     """An image file as upright RGB, transparency on white; `BrokenImage` if it cannot be read."""
     try:
         with Image.open(io.BytesIO(content)) as file:
-            image = ImageOps.exif_transpose(file)
+            image = _eight_bits(ImageOps.exif_transpose(file))
             if "A" in image.getbands() or "transparency" in image.info:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -94,6 +94,15 @@ def decode(name: str, content: bytes) -> Image.Image:
         raise BrokenImage(f"{name}: not an image of a known format") from error
     except Exception as error:  # decoders raise a dozen types; whichever it is, the file is at fault
         raise BrokenImage(f"{name}: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Greys of 16 bits as greys of 8; Pillow clips them. Integers and floats of 32 bits have no range of their own."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        return Image.fromarray((np.asarray(image, dtype=np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode}, whose white is unknown; save it with 8 or 16 bits")
+    return image
 
 
 class ImageItems(torch.utils.data.Dataset):

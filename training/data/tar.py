@@ -93,7 +93,10 @@ def _expand_braces(pattern: str) -> list[str]:
     if match is None:
         return [pattern]
     width = len(match[1])
-    numbers = (f"{n:0{width}d}" for n in range(int(match[1]), int(match[2]) + 1))
+    first, last = int(match[1]), int(match[2])
+    if last < first:
+        raise UserError(f"'{match[0]}' in '{pattern}' counts backwards; write the lower number first")
+    numbers = (f"{n:0{width}d}" for n in range(first, last + 1))
     rest = _expand_braces(pattern[match.end():])
     return [pattern[: match.start()] + n + r for n, r in itertools.product(numbers, rest)]
 
