@@ -123,7 +123,10 @@ def test_things(count: int) -> tuple[Thing, ...]:
     spread = lambda things, n: [things[(i * (len(things) - 7)) // n + i % 7] for i in range(n)]  # noqa: E731
     if held > len(HELD_OUT) - 7:
         raise UserError(f"--prompts {count}: a third of them would be held out, there are {len(HELD_OUT) - 7} to choose from")
-    return (*spread(TRAINING, count - held), *spread(HELD_OUT, held))
+    things = (*spread(TRAINING, count - held), *spread(HELD_OUT, held))
+    if len(set(things)) < count:
+        raise UserError(f"--prompts {count}: some would come twice; give 36 or fewer")
+    return things
 
 
 def tuning_things(count: int, taken: Sequence[Thing]) -> tuple[Thing, ...]:
@@ -159,7 +162,9 @@ class Bench:
     def with_samples(self, things: Sequence[Thing]) -> metrics.Yardstick:
         """The yardstick with the diffusion model's own samples of these prompts."""
         jobs = [Job(thing.caption, seed) for thing in things for seed in range(max(1, self.options.samples))]
-        return dataclasses.replace(self.by, samples=samples.cached(self.model, jobs, self.options.out))
+        images = samples.cached(self.model, jobs, self.options.out)
+        own = metrics.ImageSet("diffusion samples", images, [job.prompt for job in jobs])
+        return dataclasses.replace(self.by, samples=own)
 
     def run(self, cell: Cell) -> metrics.ImageSet:
         """Make the images of a cell, or read them if they are made."""
@@ -220,20 +225,19 @@ class Bench:
 def _translated(network: Translator, data: sources.Sources, target: int, method: str, omega: float) -> metrics.ImageSet:
     captions = [sources.fill(TRANSLATION_TARGETS[target], data.attributes[i]) for i in data.held_out_index]
     images = translate(network, data.held_out, target)
-    return metrics.ImageSet(page.label(method, omega), images, captions, data.held_out)
+    return metrics.ImageSet(page.label(method, omega), images, captions, data.held_out, seeds=False)
 
 
 def _join(sets: Sequence[metrics.ImageSet]) -> metrics.ImageSet:
     captions = [caption for images in sets for caption in images.captions]
     images, origins = (torch.cat(parts) for parts in zip(*((s.images, s.sources) for s in sets)))
-    return metrics.ImageSet(sets[0].name, images, captions, origins)
+    return metrics.ImageSet(sets[0].name, images, captions, origins, seeds=False)
 
 
 def run_task(bench: Bench, task: str, findings: page.Findings) -> None:
     """Synthesis or editing: tune every method, then test it at its best ω."""
     yardstick = bench.with_samples(bench.test)
-    captions = page.sample_captions(bench.test, yardstick.samples)
-    findings.samples = metrics.ImageSet("diffusion samples", yardstick.samples, captions)
+    findings.samples = yardstick.samples
     for method in bench.options.methods_of(task):
         omega, grid = bench.tune(task, method)
         images = bench.run(Cell(task, method, omega, bench.test, tuple(range(bench.options.seeds))))
@@ -249,8 +253,9 @@ def run_claims(bench: Bench, findings: page.Findings) -> None:
     findings.extra["sds low"], findings.extra["sds high"] = cell("synthesis", "sds", low), cell("synthesis", "sds", high)
     findings.extra["lmc tenth"] = cell("synthesis", "lmc", methods.CUSTOMARY_OMEGA["sds"] / 10)
     findings.extra["lmc tenth of best"] = cell("synthesis", "lmc", findings.omega["synthesis", "sds"] / 10)
-    shown = [findings.samples, *(findings.extra[name] for name in ("sds low", "sds high", "lmc tenth", "lmc tenth of best"))]
-    findings.beside["synthesis"] = [metrics.measure(images, bench.by) for images in shown]
+    shown = [findings.extra[name] for name in ("sds low", "sds high", "lmc tenth", "lmc tenth of best")]
+    beside = [metrics.measure(images, bench.with_samples(bench.test)) for images in shown]
+    findings.beside["synthesis"] = [metrics.measure(findings.samples, bench.by), *beside]
 
 
 def run_diversity(bench: Bench, findings: page.Findings) -> None:
@@ -260,6 +265,9 @@ def run_diversity(bench: Bench, findings: page.Findings) -> None:
         omega = findings.omega.get(("synthesis", method), methods.CUSTOMARY_OMEGA[method])
         sets = {kind: bench.run(Cell("diversity", method, omega, things, tuple(range(10)), kind)) for kind in ("none", fixed)}
         findings.diversity[method] = [page.spread(images, bench.by.distance) for images in sets.values()]
+        named = {"fresh": sets["none"], "fixed": sets[fixed]}
+        named = [dataclasses.replace(images, name=f"{images.name}, {kind} ε") for kind, images in named.items()]
+        findings.beside.setdefault("diversity", []).extend(metrics.measure(images, bench.by) for images in named)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from imaging import bootstrap, metrics, pictures, statistics, tables
 from imaging.bootstrap import Estimate
 from imaging.methods import LABELS
 from imaging.metrics import ImageSet
-from imaging.perceptual import Distance, pairwise
+from imaging.perceptual import Distance, mean_of_pairs, pairwise
 
 FIGURE_ROWS = 8
 NO_WORSE = 0.1  # a loss of R-precision that still counts as working
@@ -63,16 +63,11 @@ def label(method: str, omega: float) -> str:
     return f"{LABELS[method]} ω = {omega:g}"
 
 
-def sample_captions(things: Sequence, samples: Tensor) -> list[str]:
-    """Captions of the diffusion model's samples, the same number per thing."""
-    return [thing.caption for thing in things for _ in range(len(samples) // len(things))]
-
-
 def spread(images: ImageSet, distance: Distance) -> list[float]:
     """Mean distance of all pairs of seeds, per prompt."""
     captions = list(dict.fromkeys(images.captions))
     mine = lambda caption: torch.tensor([c == caption for c in images.captions])  # noqa: E731
-    return [pairwise(distance, images.images[mine(caption)]).mean().item() for caption in captions]
+    return [mean_of_pairs(pairwise(distance, images.images[mine(caption)])) for caption in captions]
 
 
 def per_caption(images: ImageSet, value: Callable[[ImageSet], Tensor]) -> dict[str, float]:
@@ -183,6 +178,7 @@ def write(path: Path, findings: Findings) -> None:
     if findings.diversity:
         told = "Fixed ε: of SDS in all terms, of LMC-SDS in the LMC term, half of it mixed with fresh."
         parts += ["## Diversity, ten seeds", told, _table(findings, "diversity", _diversity_rows(findings))]
+        parts += ["What it costs:", _table(findings, "diversity-beside", findings.beside.get("diversity", []))]
     answers = [{"claim": c.text, "measured": c.measure, "figure": c.figure, "verdict": c.verdict} for c in claims(findings)]
     parts += ["## The paper's claims", _table(findings, "claims", answers)]
     tables.write_page(path, "\n\n".join(parts))

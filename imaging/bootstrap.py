@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, NamedTuple, Sequence
+from typing import Any, Callable, NamedTuple, Sequence
 
 import numpy as np
 from scipy import stats
@@ -73,21 +73,58 @@ def difference(
     return mean(np.asarray(a, np.float64) - np.asarray(b, np.float64), groups, seed, resamples)
 
 
+def pairs(matrix: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
+    """Mean of a symmetric matrix (N, N) off its diagonal, such as distances of seeds, with an interval over its items.
+
+    Items are drawn, and pairs of an item with itself left out. Two items have one pair, which says nothing of its spread.
+    """
+    n, rng = len(matrix), np.random.default_rng(seed)
+
+    def off_diagonal(drawn: np.ndarray) -> float:
+        others = drawn[:, None] != drawn[None]
+        return matrix[np.ix_(drawn, drawn)][others].mean() if others.any() else np.nan
+
+    value = float(off_diagonal(np.arange(n)))
+    if n == 2:
+        return Estimate(value, -np.inf, np.inf, 1)
+    drawn = np.array([off_diagonal(rng.integers(n, size=n)) for _ in range(resamples)])
+    return Estimate(value, *_quantiles(drawn[np.isfinite(drawn)], n), n * (n - 1) // 2)
+
+
 def basic(
-    statistic: Callable[[np.ndarray], float], rows: np.ndarray, groups: Sequence | None = None, seed: int = 0,
-    resamples: int = 200,
+    statistic: Callable[[np.ndarray, np.ndarray], float], a: np.ndarray, b: np.ndarray, groups_a: Sequence | None = None,
+    groups_b: Sequence | None = None, seed: int = 0, resamples: int = 200,
 ) -> Estimate:
-    """A non-negative statistic of rows (N, …), less its bias, with a basic (reversed percentile) bootstrap interval.
+    """A non-negative statistic of rows a (N, …) and b (M, …), less its bias, with a basic (reversed percentile) interval.
 
     For distances between distributions, which few rows bias upwards: resampling shows by how much, since it adds about
-    the same bias once more. groups: as in `mean`.
+    the same bias once more. groups: what each row belongs to (its prompt), the same on both sides. The same groups are then
+    drawn on both, so that what they share cancels as it does in the statistic; with fewer than two, rows of each side.
     """
-    value, rng = statistic(rows), np.random.default_rng(seed)
-    members = [cluster.astype(int) for cluster in _clusters(np.arange(len(rows)), groups)]
-    choices = (rng.integers(len(members), size=len(members)) for _ in range(resamples))
-    drawn = np.array([statistic(rows[np.concatenate([members[i] for i in choice])]) for choice in choices])
-    low, high = _quantiles(drawn, len(members))
-    return Estimate(*(max(0.0, 2 * value - q) for q in (drawn.mean(), high, low)), len(rows))
+    value, rng = statistic(a, b), np.random.default_rng(seed)
+    members_a, members_b = _members(len(a), groups_a), _members(len(b), groups_b)
+    joined = sorted(members_a) == sorted(members_b) and groups_a is not None and len(members_a) > 1
+    if not joined:
+        members_a, members_b = _members(len(a), None), _members(len(b), None)
+
+    def draw() -> float:
+        keys_a = rng.choice(len(members_a), len(members_a))
+        keys_b = keys_a if joined else rng.choice(len(members_b), len(members_b))
+        rows = [np.concatenate([members[k] for k in keys]) for members, keys in
+                ((list(members_a.values()), keys_a), ([members_b[k] for k in (members_a if joined else members_b)], keys_b))]
+        return statistic(a[rows[0]], b[rows[1]])
+
+    drawn = np.array([draw() for _ in range(resamples)])
+    low, high = _quantiles(drawn, len(members_a))
+    return Estimate(*(max(0.0, 2 * value - q) for q in (drawn.mean(), high, low)), len(a))
+
+
+def _members(count: int, groups: Sequence | None) -> dict[Any, np.ndarray]:
+    """Group → indices of its rows; without groups each row is its own."""
+    members: dict[Any, list[int]] = {}
+    for i, key in enumerate(range(count) if groups is None else groups):
+        members.setdefault(key, []).append(i)
+    return {key: np.array(rows) for key, rows in members.items()}
 
 
 def _clusters(values: np.ndarray, groups: Sequence | None) -> list[np.ndarray]:

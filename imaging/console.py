@@ -90,10 +90,15 @@ def progress_bar() -> Progress:
 
 def read_record(folder: Path) -> dict[str, Any]:
     """The JSON object in `folder`/run.json; `UserError` if it is damaged."""
+    return read_json(folder / "run.json")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file that a tool wrote; `UserError` if it is damaged."""
     try:
-        return json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"'{folder / 'run.json'}' is damaged ({error}); delete it, or name another folder") from error
+        raise UserError(f"'{path}' is damaged ({error}); delete it, or name another folder") from error
 
 
 def slug(text: str, length: int = 40) -> str:

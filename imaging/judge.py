@@ -12,7 +12,7 @@ from typing import Sequence
 
 import torch
 import torch.nn.functional as F
-from lmc_guidance.folder import download, is_hub_id
+from lmc_guidance.folder import download, first_line, is_hub_id
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -57,12 +57,15 @@ class Judge:
             raise JudgeError(f"no CLIP model in {folder}: run tools/build_toybox.py, or name a folder or a hub id 'owner/name'")
         if not (folder / "preprocessor_config.json").is_file():
             raise JudgeError(f"{folder} lacks preprocessor_config.json, which says how the model wants its pixels")
-        self.model = AutoModel.from_pretrained(folder).to(self.device).eval().requires_grad_(False)
-        self.tokenizer = CLIPTokenizer.from_pretrained(folder)
-        pixels = json.loads((folder / "preprocessor_config.json").read_text())
-        self.size = _side(pixels.get("crop_size") or pixels["size"])
-        self.mean, self.std = (torch.tensor(pixels[k], device=self.device).view(1, 3, 1, 1)
-                               for k in ("image_mean", "image_std"))
+        try:
+            self.model = AutoModel.from_pretrained(folder).to(self.device).eval().requires_grad_(False)
+            self.tokenizer = CLIPTokenizer.from_pretrained(folder)
+            pixels = json.loads((folder / "preprocessor_config.json").read_text())
+            self.size = _side(pixels.get("crop_size") or pixels["size"])
+            self.mean, self.std = (torch.tensor(pixels[k], device=self.device).view(1, 3, 1, 1)
+                                   for k in ("image_mean", "image_std"))
+        except Exception as error:  # readers raise a dozen types; whichever it is, the folder is at fault
+            raise JudgeError(f"cannot read the CLIP model in {folder}: {first_line(error)}") from error
 
     @torch.inference_mode()
     def image_features(self, images: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from lmc_guidance import UserError
 from . import bootstrap, statistics
 from .bootstrap import Estimate
 from .judge import Judge
-from .perceptual import Distance, pairwise
+from .perceptual import Distance, mean_of_pairs, pairwise
 from .tables import Row
 
 BATCH = 64
@@ -29,6 +29,7 @@ class ImageSet:
     images: Tensor  # (N, 3, H, W) in [0, 1]
     captions: Sequence[str]  # N target prompts
     sources: Tensor | None = None  # like images: what each was made from
+    seeds: bool = True  # images of one caption differ in their seed; False: in what they were made from, or anyhow
 
 
 @dataclass
@@ -38,12 +39,8 @@ class Yardstick:
     judge: Judge
     distance: Distance
     pool: Sequence[str]  # the captions among which R-precision looks for the true one
-    samples: Tensor | None = None  # (M, 3, H, W) in [0, 1], the diffusion model's own images of the same prompts
+    samples: ImageSet | None = None  # the diffusion model's own images of these prompts and maybe others
     seed: int = 0  # of the bootstrap
-
-    def __post_init__(self) -> None:
-        if self.samples is not None and len(self.samples) < 2:
-            raise UserError("a Fréchet distance needs at least two samples of the diffusion model")
 
 
 def measure(images: ImageSet, by: Yardstick) -> Row:
@@ -62,11 +59,11 @@ def measure(images: ImageSet, by: Yardstick) -> Row:
         "set": images.name,
         "n": len(images.images),
         "CLIP score": estimate(similarity.gather(1, truth[:, None])[:, 0]),
-        "R-precision": estimate(r_precision(similarity, truth)),
+        "R-precision": estimate(r_precision(similarity, truth)) if len(set(by.pool)) > 1 else None,  # of one, all is first
         by.distance.name: None if images.sources is None else estimate(by.distance(images.images, images.sources)),
         **{name: estimate(values) for name, values in statistics.all_statistics(images.images).items()},
         "Fréchet": None if by.samples is None else frechet_to_samples(features, groups, by),
-        "diversity": diversity(images, by),
+        "diversity": diversity(images, by) if images.seeds else None,
     }
 
 
@@ -82,26 +79,31 @@ def r_precision(similarity: Tensor, truth: Tensor) -> Tensor:
 
 
 def diversity(images: ImageSet, by: Yardstick) -> Estimate | None:
-    """Mean distance of two seeds of one prompt, over prompts; None where no prompt has two images."""
-    values = []
-    for caption in dict.fromkeys(images.captions):
-        mine = torch.tensor([i for i, c in enumerate(images.captions) if c == caption])
-        if len(mine) > 1:
-            values.append(pairwise(by.distance, images.images[mine]).mean().item())
-    return bootstrap.mean(values, None, by.seed) if values else None
+    """Mean distance of two seeds of one prompt; None where no prompt has two images. The interval is over prompts, or over
+    seeds where there is one prompt."""
+    of = lambda caption: torch.tensor([i for i, c in enumerate(images.captions) if c == caption])  # noqa: E731
+    several = [mine for mine in map(of, dict.fromkeys(images.captions)) if len(mine) > 1]
+    between = [pairwise(by.distance, images.images[mine]) for mine in several]
+    if len(between) == 1:
+        return bootstrap.pairs(between[0].double().numpy(), by.seed)
+    return bootstrap.mean([mean_of_pairs(matrix) for matrix in between], None, by.seed) if between else None
 
 
 def frechet_to_samples(features: Tensor, groups: Sequence[str], by: Yardstick) -> Estimate | None:
-    """Fréchet distance of features (N, D) to those of the model's own samples, less its bias; None for one image.
+    """Fréchet distance of features (N, D) to those of the model's own samples of the same prompts, less its bias; None for
+    fewer than two of either.
 
     Taken in the samples' first principal components, as many as a hundred images or so can tell the covariance of;
-    in all D the bias would drown it. The samples are taken as given, the interval is over the prompts of the images.
+    in all D the bias would drown it. The interval is over prompts, the same ones drawn for both.
     """
-    if len(features) < 2:
+    same = [i for i, caption in enumerate(by.samples.captions) if caption in set(groups)]
+    if min(len(features), len(same)) < 2:
         return None
-    true = torch.cat([by.judge.image_features(part) for part in by.samples.split(BATCH)]).cpu().double().numpy()
+    parts = by.samples.images[same].split(BATCH)
+    true = torch.cat([by.judge.image_features(part) for part in parts]).cpu().double().numpy()
     axes = np.linalg.svd(true - true.mean(0), full_matrices=False)[2][:COMPONENTS].T
-    return bootstrap.basic(lambda rows: frechet(rows, true @ axes), features.double().numpy() @ axes, groups, by.seed)
+    captions = [by.samples.captions[i] for i in same]
+    return bootstrap.basic(frechet, features.double().numpy() @ axes, true @ axes, groups, captions, by.seed)
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:

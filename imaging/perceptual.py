@@ -8,7 +8,7 @@ all layers alike, and is never called LPIPS.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol, Sequence
+from typing import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,15 +27,28 @@ SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 BATCH = 64
 
 
-class Distance(Protocol):
-    """A distance between images, and what tables call it."""
+class Distance:
+    """A distance between images: the squared distance of their features."""
 
-    name: str
+    name: str  # in tables
 
-    def __call__(self, a: Tensor, b: Tensor) -> Tensor: ...  # (B, 3, H, W) in [0, 1] twice → (B,), on the CPU
+    def features_of(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] → (B, D)."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def embed(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) in [0, 1] → features (N, D) on the CPU."""
+        return torch.cat([self.features_of(part).cpu() for part in images.split(BATCH)])
+
+    @torch.no_grad()
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """(N, 3, H, W) in [0, 1] twice → (N,) on the CPU."""
+        parts = zip(a.split(BATCH), b.split(BATCH))
+        return torch.cat([(self.features_of(x) - self.features_of(y)).square().sum(1) for x, y in parts]).cpu()
 
 
-class LPIPS(nn.Module):
+class LPIPS(Distance, nn.Module):
     """LPIPS, AlexNet, version 0.1: weights `features.*` of torchvision's AlexNet, `lin*` of the metric itself."""
 
     name = "LPIPS"
@@ -69,13 +82,10 @@ class LPIPS(nn.Module):
             raise UserError(f"'{alexnet}' does not hold torchvision's AlexNet weights: {first_line(error)}") from error
         return metric.to(device).eval().requires_grad_(False)
 
-    @torch.no_grad()
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return torch.cat([self._distance(x, y) for x, y in zip(a.split(BATCH), b.split(BATCH))]).cpu()
-
-    def _distance(self, a: Tensor, b: Tensor) -> Tensor:
-        parts = zip(self._layers(a), self._layers(b), self.lin)
-        return sum(((x - y).square() * weight).sum(1).mean((1, 2)) for x, y, weight in parts)
+    def features_of(self, images: Tensor) -> Tensor:
+        """Unit vectors, each channel times the root of its weight, over the root of the number of positions."""
+        layers = zip(self._layers(images), self.lin)
+        return torch.cat([(x * (weight / x[0, 0].numel()).sqrt()).flatten(1) for x, weight in layers], dim=1)
 
     def _layers(self, images: Tensor) -> list[Tensor]:
         device = self.lin[0].device
@@ -90,7 +100,7 @@ class LPIPS(nn.Module):
         return layers
 
 
-class JudgeDistance:
+class JudgeDistance(Distance):
     """Mean over the judge's layers of the squared distance of unit feature vectors, position by position."""
 
     name = "distance (judge)"
@@ -98,19 +108,21 @@ class JudgeDistance:
     def __init__(self, judge: Judge) -> None:
         self.judge = judge
 
-    @torch.inference_mode()
-    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        return torch.cat([self._distance(x, y) for x, y in zip(a.split(BATCH), b.split(BATCH))]).cpu()
-
-    def _distance(self, a: Tensor, b: Tensor) -> Tensor:
-        pairs = zip(self.judge.feature_maps(a), self.judge.feature_maps(b))
-        return torch.stack([(unit(x) - unit(y)).square().sum(1).flatten(1).mean(1) for x, y in pairs]).mean(0)
+    def features_of(self, images: Tensor) -> Tensor:
+        layers = self.judge.feature_maps(images)
+        return torch.cat([unit(x).flatten(1) / (len(layers) * x[0, 0].numel()) ** 0.5 for x in layers], dim=1)
 
 
 def pairwise(distance: Distance, images: Tensor) -> Tensor:
-    """Distances of all pairs of images (N, 3, H, W), (N (N - 1) / 2,)."""
-    i, j = torch.triu_indices(len(images), len(images), 1)
-    return distance(images[i], images[j])
+    """Distances of all pairs of images (N, 3, H, W), (N, N); each image passes the network once."""
+    features = distance.embed(images)
+    return torch.stack([(features - one).square().sum(1) for one in features])
+
+
+def mean_of_pairs(matrix: Tensor) -> float:
+    """Mean of distances (N, N) off the diagonal."""
+    n = len(matrix)
+    return float(matrix.double().sum() - matrix.diagonal().double().sum()) / (n * (n - 1))
 
 
 def linear_weights() -> Sequence[Tensor]:

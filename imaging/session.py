@@ -28,7 +28,7 @@ from .synthesis import Job, Optimisation, scalars
 SAVE_EVERY = 30.0  # seconds
 FILM_FRAMES = 50
 FILM_SIDE = 256  # pixels, at most
-FILM_IMAGES = 64  # at most; a larger grid's film shows the first rows only
+FILM_IMAGES = 64  # at most, and so many columns; a larger grid's film shows the first rows and columns only
 
 Make = Callable[[Sequence[Job]], Optimisation]
 
@@ -144,15 +144,17 @@ class Session:
         seeds = list(dict.fromkeys(job.seed for job in self.jobs))
         heads = [f"seed {seed}" for seed in seeds]
         pictures.write_image(self.folder / "grid.png", pictures.grid(images, len(seeds), prompts, heads))
+        self._write_record("done")
         if self.film:
             self._write_film(states, prompts, seeds)
-        self._write_record("done")
 
     def _write_film(self, states: Sequence[dict], prompts: list[str], seeds: list[int]) -> None:
-        rows, heads = max(1, FILM_IMAGES // len(seeds)), [f"seed {seed}" for seed in seeds]
+        columns = min(len(seeds), FILM_IMAGES)  # wider films are more than H.264 takes
+        rows, heads = FILM_IMAGES // columns, [f"seed {seed}" for seed in seeds[:columns]]
+        shown = [row * len(seeds) + column for row in range(min(rows, len(prompts))) for column in range(columns)]
         count = min(len(state["frames"]) for state in states)
-        frames = (torch.cat([state["frames"][i] for state in states])[: rows * len(seeds)] for i in range(count))
-        film = [pictures.grid(f.movedim(-1, -3).float() / 255, len(seeds), prompts[:rows], heads) for f in frames]
+        frames = (torch.cat([state["frames"][i] for state in states])[shown] for i in range(count))
+        film = [pictures.grid(f.movedim(-1, -3).float() / 255, columns, prompts[:rows], heads) for f in frames]
         pictures.write_film(self.folder / "progress.mp4", film)
 
 

@@ -16,6 +16,8 @@ from . import pictures
 
 HELD_OUT = 0.05
 TOYBOX = "toybox:"
+CAPTIONS = "captions.json"  # image → what it shows, in a folder of results
+ATTRIBUTES = "attributes.json"  # image → what is known of it, in a folder of held-out images
 SEED = 11  # of the toybox stream; training of the embedded models uses others
 
 
@@ -32,7 +34,7 @@ class Sources:
             raise UserError("at least two images are needed, because some are held out of training")
         order = sorted(range(len(self.names)), key=lambda i: hashlib.sha256(self.names[i].encode()).digest())
         held = max(1, round(HELD_OUT * len(order)))
-        # By a hash of the name, so that adding images does not move others between the two parts.
+        # By a hash of the name: not the first or last of a sorted folder, and the same whatever its order.
         self.held_out_index, self.training_index = sorted(order[:held]), sorted(order[held:])
         self.training, self.held_out = self.images[self.training_index], self.images[self.held_out_index]
 
@@ -49,7 +51,7 @@ def fill(template: str, known: dict[str, str]) -> str:
     """A template of a prompt with what is known of an image put in; `UserError` for a name that is not known."""
     try:
         return template.format(**known)
-    except (KeyError, IndexError, ValueError) as error:
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
         names = ", ".join(f"{{{name}}}" for name in known) or "none here"
         raise UserError(f"target '{template}' names something unknown; possible are {names}") from error
 
@@ -68,6 +70,8 @@ def toybox(kind: str, size: int, count: int) -> Sources:
     from toybox import dataset
     from toybox.captions import TRAINING
 
+    if count < 2:
+        raise UserError(f"images is {count}; at least two are needed, because some are held out of training")
     things = [thing for thing in TRAINING if f"{thing.pattern} {thing.shape}" == kind]
     if not things:
         known = sorted({f"{thing.pattern} {thing.shape}" for thing in TRAINING})

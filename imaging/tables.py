@@ -13,7 +13,7 @@ from .files import write_text
 Row = dict[str, Any]  # column → Estimate, number, text or None
 
 _ESCAPES = {"\\": r"\textbackslash{}", **{c: "\\" + c for c in "&%$#_{}"}, "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-_SYMBOLS = {"ω": r"$\omega$", "ε": r"$\varepsilon$", "²": r"$^2$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"}
+_SYMBOLS = {"ω": r"$\omega$", "ε": r"$\varepsilon$", "²": r"$^2$", "−": "$-$", "·": r"$\cdot$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"}
 
 
 def text(rows: Sequence[Row]) -> str:

@@ -43,8 +43,10 @@ class TranslationRecipe:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "learning_rate"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < math.inf:  # nor is NaN
                 raise UserError(f"{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0")
+        if not 0 <= self.omega < math.inf:
+            raise UserError(f"omega is {self.omega}; it must be 0 or more")
         NoiseSource(self.seed, self.fixed_noise, self.noise_mix)
 
 

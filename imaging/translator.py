@@ -39,6 +39,8 @@ class TranslatorSpec:
     def __post_init__(self) -> None:
         if not self.targets:
             raise UserError("a translator needs at least one target prompt")
+        if self.width < 1:
+            raise UserError(f"width is {self.width}; a translator needs at least one filter")
 
 
 class Translator(nn.Module):

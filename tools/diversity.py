@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Sequence
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[1] / "custom")]
 
@@ -48,25 +48,24 @@ class Options(OptimisationOptions):
     """AlexNet's weights for LPIPS, torchvision's file; auto: the judge's features; cache: torchvision's cache."""
 
 
-def distances(images: Tensor, prompts: int, distance: perceptual.Distance) -> dict[str, list[float]]:
-    """Per prompt: the mean distance of the other seeds to the first, and of all pairs. images: (P · S, 3, H, W)."""
-    result: dict[str, list[float]] = {"to the first": [], "all pairs": []}
-    for mine in images.chunk(prompts):
-        first = mine[:1].expand(len(mine) - 1, -1, -1, -1)
-        result["to the first"].append(distance(mine[1:], first).mean().item())
-        result["all pairs"].append(perceptual.pairwise(distance, mine).mean().item())
-    return result
+def estimates(between: Sequence[Tensor]) -> dict[str, bootstrap.Estimate]:
+    """From the distances of a prompt's seeds, (S, S) for each prompt: of the others to the first, and of all pairs.
+
+    Intervals are over prompts; over seeds where there is one prompt.
+    """
+    to_first = [matrix[0, 1:].double() for matrix in between]
+    if len(between) == 1:
+        return {"to the first": bootstrap.mean(to_first[0].tolist()), "all pairs": bootstrap.pairs(between[0].double().numpy())}
+    return {"to the first": bootstrap.mean([row.mean().item() for row in to_first]),
+            "all pairs": bootstrap.mean([perceptual.mean_of_pairs(matrix) for matrix in between])}
 
 
 def rows_of(sets: dict[str, Tensor], prompts: int, distance: perceptual.Distance) -> list[tables.Row]:
-    """A row per set and one of their differences; intervals over prompts, where there are several."""
-    values = {name: distances(images, prompts, distance) for name, images in sets.items()}
-    rows = [
-        {"ε": name, "measure": distance.name, **{k: bootstrap.mean(v) for k, v in row.items()}} for name, row in values.items()
-    ]
-    fresh, fixed = values.values()
-    gain = {k: bootstrap.difference(fixed[k], fresh[k]) for k in fixed}
-    return [*rows, {"ε": "fixed − fresh", "measure": distance.name, **gain}]
+    """A row per set, and one of their differences, pair of seeds by pair of seeds. images: (P · S, 3, H, W)."""
+    between = {name: [perceptual.pairwise(distance, mine) for mine in images.chunk(prompts)] for name, images in sets.items()}
+    fresh, fixed = between.values()
+    between["fixed − fresh"] = [b - a for a, b in zip(fresh, fixed)]
+    return [{"ε": name, "measure": distance.name, **estimates(matrices)} for name, matrices in between.items()]
 
 
 def make_set(options: Options, model, distillation, fixed: str, folder: Path) -> Tensor:
@@ -102,7 +101,7 @@ def main() -> None:
     labels = [f"{prompt[:32]}, {name}" for prompt in options.prompts for name in sets]
     pictures.write_image(folder / "grid.png", pictures.grid(pairs, len(options.seeds), labels))
     print(tables.text(rows))
-    print(f"{len(options.seeds)} seeds of {len(options.prompts)} prompts, intervals over prompts: {folder}")
+    print(f"{len(options.seeds)} seeds of {len(options.prompts)} prompts, intervals over {'prompts' if len(options.prompts) > 1 else 'seeds'}: {folder}")
 
 
 if __name__ == "__main__":

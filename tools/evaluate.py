@@ -23,10 +23,11 @@ import torch  # noqa: E402
 import tyro  # noqa: E402
 
 from imaging import metrics, perceptual, pictures, samples, tables  # noqa: E402
-from imaging.console import read_record, run_tool  # noqa: E402
+from imaging.console import read_json, read_record, run_tool  # noqa: E402
 from imaging.judge import Judge  # noqa: E402
 from imaging.methods import LABELS  # noqa: E402
 from imaging.options import ROOT, TOYBOX, ModelOptions, pick_device  # noqa: E402
+from imaging.sources import CAPTIONS  # noqa: E402
 from imaging.synthesis import Job  # noqa: E402
 from lmc_guidance import UserError  # noqa: E402
 
@@ -48,7 +49,7 @@ class Options(ModelOptions):
     pool: str = "toybox"
     """Captions for R-precision: toybox (all 480), prompts (those of the runs), or a text file, one a line."""
     samples: int = 0
-    """Samples of the diffusion model per prompt for the Fréchet distance; 0: leave it out."""
+    """Samples of the diffusion model per prompt for the Fréchet distance, two or more; 0: leave it out."""
     out: Path = ROOT / "outputs" / "2d" / "evaluation"
     """Folder for the tables and the samples."""
 
@@ -66,20 +67,34 @@ def read_run(folder: Path, options: Options) -> metrics.ImageSet:
     images = torch.stack([pictures.read_image(folder / name) for name in record["images"]])
     original = folder / "original.png"
     sources = pictures.read_image(original).expand_as(images) if original.is_file() else None
-    name = f"{LABELS[setting['method']]} ω = {setting['omega']:g}"
+    name = f"{LABELS[setting['method']]} ω = {setting['omega']:g}" + (", edit" if sources is not None else "")
+    name += ", fixed ε" if setting.get("fixed_noise", "none") != "none" else ""
     return metrics.ImageSet(name, images, [prompt for prompt, _ in setting["jobs"]], sources)
 
 
 def _read_plain(folder: Path, options: Options) -> metrics.ImageSet:
     paths = pictures.list_images(folder)
-    if options.prompt is None:
-        raise UserError(f"'{folder}' holds no run.json; say by --prompt what its images ought to show")
+    captions = _captions(folder, paths, options.prompt)
     size = min(pictures.read_image(paths[0]).shape[-2:])
     images = torch.stack([pictures.read_image(path, size) for path in paths])
     sources = None
     if options.sources is not None:
-        sources = torch.stack([pictures.read_image(options.sources / path.name, size) for path in paths])
-    return metrics.ImageSet(folder.name, images, [options.prompt] * len(images), sources)
+        originals = {path.stem: path for path in pictures.list_images(options.sources)}
+        absent = [path.name for path in paths if path.stem not in originals]
+        if absent:
+            raise UserError(f"no source in '{options.sources}' is named like '{absent[0]}' (whatever its ending)")
+        sources = torch.stack([pictures.read_image(originals[path.stem], size) for path in paths])
+    return metrics.ImageSet(folder.name, images, captions, sources, seeds=False)
+
+
+def _captions(folder: Path, paths: list[Path], prompt: str | None) -> list[str]:
+    """--prompt for all, or what tools/translate.py has noted of each."""
+    noted = read_json(folder / CAPTIONS) if prompt is None and (folder / CAPTIONS).is_file() else {}
+    unknown = [path.name for path in paths if prompt is None and path.name not in noted]
+    if unknown:
+        raise UserError(f"what does '{folder / unknown[0]}' show? the folder holds no run.json, and no {CAPTIONS} that names "
+                        "it; say it by --prompt")
+    return [prompt or noted[path.name] for path in paths]
 
 
 def read_pool(name: str, sets: list[metrics.ImageSet]) -> list[str]:
@@ -92,16 +107,23 @@ def read_pool(name: str, sets: list[metrics.ImageSet]) -> list[str]:
         return list(dict.fromkeys(caption for images in sets for caption in images.captions))
     if not Path(name).is_file():
         raise UserError(f"pool is '{name}'; give toybox, prompts or a text file")
-    return list(dict.fromkeys(line.strip() for line in Path(name).read_text().splitlines() if line.strip()))
+    try:
+        lines = Path(name).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"pool '{name}' is no text in UTF-8: {error}") from error
+    return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
 
 
-def own_samples(options: Options, sets: list[metrics.ImageSet]) -> torch.Tensor | None:
+def own_samples(options: Options, sets: list[metrics.ImageSet]) -> metrics.ImageSet | None:
     """The diffusion model's samples of all prompts of the runs."""
     if options.samples == 0:
         return None
+    if options.samples < 2:
+        raise UserError(f"samples is {options.samples}; a Fréchet distance needs two or more of each prompt, 0 leaves it out")
     prompts = read_pool("prompts", sets)
     jobs = [Job(prompt, seed) for prompt in prompts for seed in range(options.samples)]
-    return samples.cached(options.load_model(), jobs, options.out)
+    images = samples.cached(options.load_model(), jobs, options.out)
+    return metrics.ImageSet("diffusion samples", images, [job.prompt for job in jobs])
 
 
 def main() -> None:
@@ -114,7 +136,7 @@ def main() -> None:
     distance = perceptual.JudgeDistance(judge) if options.lpips == "auto" else perceptual.LPIPS.load(cache, judge.device)
     pool = read_pool(options.pool, sets)
     by = metrics.Yardstick(judge, distance, pool, own_samples(options, sets))
-    rows = tables.without_empty([metrics.measure(images, by) for images in sets])
+    rows = tables.without_empty([{**metrics.measure(images, by), "pool": len(pool)} for images in sets])
     tables.write(options.out, "evaluation", rows)
     print(tables.text(rows))
     print(f"\nR-precision over a pool of {len(pool)} captions ({options.pool}); judge {options.judge}; tables in {options.out}")

@@ -12,6 +12,7 @@ saves; the same command goes on. The result is one file, OUT/translator.safetens
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import sys
 from pathlib import Path
 from typing import Literal
@@ -23,10 +24,12 @@ import tyro  # noqa: E402
 
 from imaging import methods, sources  # noqa: E402
 from imaging.console import Interrupted, run_tool, slug  # noqa: E402
+from imaging.files import write_json  # noqa: E402
 from imaging.options import ROOT, ModelOptions, settings  # noqa: E402
 from imaging.pictures import write_image  # noqa: E402
 from imaging.translation import Translation, TranslationRecipe, open_run, quiet_engine, train  # noqa: E402
 from imaging.translator import Translator, TranslatorSpec, save_translator  # noqa: E402
+from lmc_guidance import UserError  # noqa: E402
 
 
 @dataclasses.dataclass
@@ -65,10 +68,17 @@ class Options(ModelOptions):
     """Folder of the run; none: outputs/2d/translator-METHOD-SOURCE."""
 
 
+def code_of(images: torch.Tensor) -> str:
+    """What tells these images from others of the same names."""
+    return hashlib.sha256(images.numpy().tobytes()).hexdigest()[:16]
+
+
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     if not options.targets:
         raise SystemExit("give at least one target prompt in quotes after the source; --help shows examples")
+    if options.save_every < 1:
+        raise UserError(f"save-every is {options.save_every}; it must be 1 or more")
     omega = methods.CUSTOMARY_OMEGA[options.method] if options.omega is None else options.omega
     recipe = TranslationRecipe(
         omega, options.steps, options.batch_size, options.learning_rate, seed=options.seed,
@@ -85,11 +95,13 @@ def main() -> None:
     record = settings(
         distillation, recipe, options.method, source=options.source, targets=spec.targets, width=options.width,
         training_images=len(images.training), held_out=[images.names[i] for i in images.held_out_index],
-        source_prompt=options.source_prompt,
+        source_prompt=options.source_prompt, pictures=code_of(images.images),
     )
     open_run(folder, record)
     for i, image in zip(images.held_out_index, images.held_out):
         write_image(folder / "held_out" / f"{Path(images.names[i]).stem}.png", image)
+    known = {f"{Path(images.names[i]).stem}.png": images.attributes[i] for i in images.held_out_index}
+    write_json(folder / "held_out" / sources.ATTRIBUTES, known)
     if not train(module, folder, options.save_every, model.device):
         raise Interrupted(f"stopped at step {module.global_step} and saved; the same command goes on from there")
     save_translator(folder / "translator.safetensors", module.network, record)

@@ -12,6 +12,7 @@ from benchmarks import experiments_2d_page as page
 from imaging import metrics
 from imaging.bootstrap import Estimate
 from imaging.metrics import ImageSet
+from imaging.perceptual import Distance
 from imaging.session import Session
 from lmc_guidance import Corrective, CorrectiveSpec, DiffusionModel, save_corrective
 from tests.judges import write_clip
@@ -63,11 +64,11 @@ def test_the_sweep_writes_its_page_and_repeats_nothing(models, tmp_path, monkeyp
     assert not optimised and (tmp_path / "docs" / "e.md").read_text() == text
 
 
-class MeanDistance:
-    name = "difference of means"
+class MeanDistance(Distance):
+    name = "squared difference of means"
 
-    def __call__(self, a, b):
-        return (a.mean((1, 2, 3)) - b.mean((1, 2, 3))).abs()
+    def features_of(self, images):
+        return images.mean((1, 2, 3))[:, None]
 
 
 def noise(strength: float, captions, saturation: float = 0.0) -> ImageSet:
@@ -119,4 +120,4 @@ def test_translation_claims_compare_with_the_best_other(monkeypatch):
     monkeypatch.setattr(metrics, "r_precision", lambda hit: torch.full((6,), hit))
     findings = page.Findings(None, SimpleNamespace(distance=MeanDistance()), sets={("translation", m): s for m, s in sets.items()})
     first, second = page._translation_claims(findings)
-    assert first.verdict == second.verdict == "confirmed" and second.figure.value == pytest.approx(0.4)
+    assert first.verdict == second.verdict == "confirmed" and second.figure.value == pytest.approx(0.5**2 - 0.1**2)

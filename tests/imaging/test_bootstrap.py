@@ -57,10 +57,11 @@ def test_a_paired_difference_is_narrower_than_its_parts():
 
 def test_basic_takes_off_the_bias_of_few_rows():
     """The squared mean of n draws of variance 1 around 0.3 is 0.09 on average, plus a bias of 1/n."""
-    statistic = lambda rows: float(rows.mean() ** 2)  # noqa: E731
+    nought = np.zeros((2, 1))
+    statistic = lambda a, b: float((a.mean() - b.mean()) ** 2)  # noqa: E731
     draws = [np.random.default_rng(i).normal(0.3, 1, size=(20, 1)) for i in range(300)]
-    raw = np.mean([statistic(rows) for rows in draws])
-    estimates = [bootstrap.basic(statistic, rows, resamples=60) for rows in draws]
+    raw = np.mean([statistic(rows, nought) for rows in draws])
+    estimates = [bootstrap.basic(statistic, rows, nought, resamples=60) for rows in draws]
     assert raw == pytest.approx(0.09 + 1 / 20, abs=0.02)
     # `max(0, …)` keeps a little of the bias
     assert abs(np.mean([e.value for e in estimates]) - 0.09) < 0.6 * (raw - 0.09)
@@ -69,8 +70,35 @@ def test_basic_takes_off_the_bias_of_few_rows():
 
 def test_basic_draws_whole_groups():
     rows = np.repeat(np.random.default_rng(0).normal(1, 1, size=(10, 1)), 5, axis=0)
-    width = lambda groups: np.ptp(bootstrap.basic(lambda r: abs(float(r.mean())), rows, groups)[1:3])  # noqa: E731
-    assert width(np.repeat(np.arange(10), 5).tolist()) > 1.5 * width(None)
+    groups = np.repeat(np.arange(10), 5).tolist()
+    apart = lambda a, b: abs(float(a.mean() - b.mean()))  # noqa: E731
+    width = lambda *both: np.ptp(bootstrap.basic(apart, rows, 0 * rows, *both)[1:3])  # noqa: E731
+    assert width(groups, groups) > 1.5 * width()
+
+
+def test_basic_draws_the_same_groups_on_both_sides():
+    """Two sides that differ by 1 whatever the group differ by 1 in every resample, in whatever order their rows are."""
+    a, groups = np.arange(20.0)[:, None], [i // 2 for i in range(20)]
+    b, order = a + 1, np.random.default_rng(0).permutation(20)
+    apart = lambda a, b: float(abs(a.mean() - b.mean()))  # noqa: E731
+    joint = bootstrap.basic(apart, a, b[order], groups, [groups[i] for i in order])
+    assert joint[:3] == pytest.approx((1, 1, 1))
+    assert np.ptp(bootstrap.basic(apart, a, b)[1:3]) > 1
+
+
+def test_pairs_of_items_have_the_interval_of_their_items():
+    """Distances |x - y| of normal draws: the mean over pairs is 2 / √π; its interval covers that, and is wider than one
+    that takes the pairs for independent."""
+    covered, wide = 0, []
+    for trial in range(40):
+        x = np.random.default_rng(trial).normal(size=12)
+        matrix = abs(x[:, None] - x[None])
+        found = bootstrap.pairs(matrix, resamples=300)
+        assert found.value == pytest.approx(matrix[np.triu_indices(12, 1)].mean()) and found.n == 66
+        covered += found.low <= 2 / np.pi**0.5 <= found.high
+        wide.append(np.ptp(found[1:3]) / np.ptp(bootstrap.mean(matrix[np.triu_indices(12, 1)])[1:3]))
+    assert covered >= 34 and np.mean(wide) > 1.5
+    assert not np.isfinite(bootstrap.pairs(np.ones((2, 2))).low)
 
 
 def test_nothing_to_average():

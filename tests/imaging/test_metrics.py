@@ -55,10 +55,36 @@ def test_few_images_of_many_dimensions_are_no_further_from_samples_than_they_are
     shown = np.repeat(rng.normal(size=(24, 160)), 3, axis=0)  # what the prompts say
     draw = lambda: (shown + 0.5 * rng.normal(size=(72, 160))) * spread  # noqa: E731
     mine, true = draw(), torch.from_numpy(draw())
-    by = SimpleNamespace(judge=SimpleNamespace(image_features=lambda rows: rows), samples=true, seed=0)
-    alike, half = (metrics.frechet_to_samples(torch.from_numpy(rows), prompts, by) for rows in (mine, 0.5 * mine))
+    alike, half = (metrics.frechet_to_samples(torch.from_numpy(rows), prompts, plain(true, prompts)) for rows in (mine, 0.5 * mine))
     assert metrics.frechet(mine, true.numpy()) > 4 * alike.value and alike.low == 0
     assert half.value > 2 * alike.value and half.low > 0
+
+
+def plain(true, captions):
+    """A yardstick whose images are their own features."""
+    samples = ImageSet("samples", true, captions)
+    return SimpleNamespace(judge=SimpleNamespace(image_features=lambda rows: rows), samples=samples, seed=0)
+
+
+def test_a_known_shift_of_the_same_prompts_is_found():
+    """|shift|² = 1 in eight dimensions, 24 prompts of three images on both sides: right on average, and zero is excluded."""
+    found = []
+    for trial in range(6):
+        rng = np.random.default_rng(trial)
+        shown, prompts = np.repeat(rng.normal(size=(24, 8)), 3, axis=0), [f"p{i // 3}" for i in range(72)]
+        draw = lambda: shown + 0.3 * rng.normal(size=(72, 8))  # noqa: E731
+        mine = torch.from_numpy(draw() + np.eye(8)[0])
+        found.append(metrics.frechet_to_samples(mine, prompts, plain(torch.from_numpy(draw()), prompts)))
+    assert np.mean([f.value for f in found]) == pytest.approx(1, rel=0.1) and min(f.low for f in found) > 0.3
+
+
+def test_only_the_samples_of_the_same_prompts_count():
+    rng = np.random.default_rng(0)
+    mine, other = torch.from_numpy(rng.normal(size=(20, 8))), torch.from_numpy(rng.normal(size=(20, 8)) + 9)
+    captions = [f"a{i % 4}" for i in range(20)]
+    by = plain(torch.cat([mine, other]), captions + ["other"] * 20)
+    assert metrics.frechet_to_samples(mine, captions, by).value == pytest.approx(0, abs=1e-6)
+    assert metrics.frechet_to_samples(mine, ["elsewhere"] * 20, by) is None
 
 
 def test_r_precision_counts_first_ranks():
@@ -71,7 +97,8 @@ def images(count: int, size: int = 16, seed: int = 0) -> torch.Tensor:
 
 
 def test_a_row_has_every_figure_and_intervals_hold_values(judge):
-    by = Yardstick(judge, JudgeDistance(judge), ["a cube", "a cone", "a bear"], images(12, seed=1))
+    by = Yardstick(judge, JudgeDistance(judge), ["a cube", "a cone", "a bear"],
+                   ImageSet("samples", images(12, seed=1), ["a cube", "a cone"] * 6))
     row = metrics.measure(ImageSet("x", images(6), ["a cube"] * 3 + ["a cone"] * 3, images(6, seed=2)), by)
     assert row["set"] == "x" and row["n"] == 6
     direct = judge.scores(images(6), ["a cube", "a cone"])
@@ -85,10 +112,28 @@ def test_a_row_has_every_figure_and_intervals_hold_values(judge):
 
 def test_a_set_equal_to_its_source_and_to_the_samples_has_distance_zero(judge):
     own = images(8)
-    by = Yardstick(judge, JudgeDistance(judge), ["a"], own)
+    by = Yardstick(judge, JudgeDistance(judge), ["a"], ImageSet("samples", own, ["a"] * 8))
     row = metrics.measure(ImageSet("same", own, ["a"] * 8, own), by)
     assert row[by.distance.name].value == pytest.approx(0, abs=1e-6) and row["Fréchet"].value == pytest.approx(0, abs=1e-5)
-    assert row["diversity"].value > 1e-4
+    assert row["diversity"].value > 1e-4 and np.isfinite(row["diversity"].low)  # of one prompt: over its seeds
+    assert row["R-precision"] is None  # the only caption of a pool is always first
+
+
+def test_images_that_are_no_seeds_of_their_caption_have_no_diversity(judge):
+    by = Yardstick(judge, JudgeDistance(judge), ["a", "b"])
+    assert metrics.measure(ImageSet("folder", images(4), ["a"] * 4, seeds=False), by)["diversity"] is None
+
+
+def test_pairs_are_those_of_comparing_two_by_two_with_one_pass_of_each_image(judge, monkeypatch):
+    distance, passes = JudgeDistance(judge), []
+    real = judge.feature_maps
+    monkeypatch.setattr(judge, "feature_maps", lambda x: passes.append(len(x)) or real(x))
+    shown = images(5)
+    matrix = perceptual.pairwise(distance, shown)
+    assert sum(passes) == 5
+    i, j = torch.triu_indices(5, 5, 1)
+    torch.testing.assert_close(matrix[i, j], distance(shown[i], shown[j]), rtol=1e-4, atol=1e-7)
+    assert perceptual.mean_of_pairs(matrix) == pytest.approx(float(matrix[i, j].mean()), rel=1e-5)
 
 
 def test_figures_that_do_not_apply_are_none_and_a_prompt_outside_the_pool_is_refused(judge):
@@ -102,6 +147,13 @@ def test_figures_that_do_not_apply_are_none_and_a_prompt_outside_the_pool_is_ref
 def test_judge_refuses_a_folder_that_is_no_model(tmp_path):
     with pytest.raises(JudgeError, match="no CLIP model"):
         Judge(tmp_path)
+    folder = write_clip(tmp_path / "clip", "vit")
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
+    with pytest.raises(JudgeError, match="cannot read the CLIP model"):
+        Judge(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(JudgeError, match="cannot read the CLIP model"):
+        Judge(folder)
 
 
 def alexnet_weights(seed: int = 0) -> dict[str, torch.Tensor]:

@@ -6,17 +6,18 @@ import imageio.v3 as iio
 import pytest
 import torch
 
+from imaging.perceptual import Distance, pairwise
 from tests.judges import write_clip
 from tools import diversity
 
 
-class Mean:
+class Mean(Distance):
     """A distance with an answer one can see."""
 
-    name = "difference of means"
+    name = "squared difference of means"
 
-    def __call__(self, a, b):
-        return (a.mean((1, 2, 3)) - b.mean((1, 2, 3))).abs()
+    def features_of(self, images):
+        return images.mean((1, 2, 3))[:, None]
 
 
 def flat(*levels: float) -> torch.Tensor:
@@ -24,15 +25,24 @@ def flat(*levels: float) -> torch.Tensor:
 
 
 def test_distances_to_the_first_and_between_all_pairs():
-    values = diversity.distances(flat(0.0, 0.1, 0.3, 0.5, 0.5, 0.5), 2, Mean())
-    assert values["to the first"] == pytest.approx([0.2, 0.0]) and values["all pairs"] == pytest.approx([0.2, 0.0])
+    between = [pairwise(Mean(), flat(*levels)) for levels in ((0.0, 0.1, 0.3), (0.5, 0.5, 0.5))]
+    values = diversity.estimates(between)
+    assert values["to the first"].value == pytest.approx((0.01 + 0.09) / 2 / 2) and values["to the first"].n == 2
+    assert values["all pairs"].value == pytest.approx((0.01 + 0.09 + 0.04) / 3 / 2)
+
+
+def test_one_prompt_has_intervals_over_its_seeds():
+    rows = diversity.rows_of({"fresh": flat(0.1, 0.1, 0.2, 0.1), "fixed": flat(0.0, 0.5, 0.9, 0.3)}, 1, Mean())
+    for row in rows:
+        for measure in ("to the first", "all pairs"):
+            assert row[measure].low <= row[measure].value <= row[measure].high < float("inf")
 
 
 def test_the_difference_is_taken_prompt_by_prompt():
     sets = {"fresh": flat(0.1, 0.1, 0.5, 0.7), "fixed (lmc)": flat(0.1, 0.2, 0.4, 0.7)}
     rows = diversity.rows_of(sets, 2, Mean())
     assert [row["ε"] for row in rows] == ["fresh", "fixed (lmc)", "fixed − fresh"]
-    assert rows[2]["all pairs"].value == pytest.approx(0.1) and rows[2]["all pairs"].low == pytest.approx(0.1)
+    assert rows[2]["all pairs"].value == pytest.approx((0.1**2 + 0.3**2 - 0.2**2) / 2)
 
 
 def test_both_sets_are_made_and_measured(call, tiny_model, tmp_path):
