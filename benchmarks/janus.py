@@ -22,6 +22,14 @@ VIEWS = 24  # frames of a turntable
 SEEN, HIDDEN = 60.0, 105.0  # degrees of azimuth: a face is seen up to the one, hidden from the other on
 FITTED, TESTED = 6000, 1000  # renders
 PENALTY = 3e-4  # of the squared weights
+FACELESS = 0.3  # an object that shows a front in fewer of the seen views has no front to repeat
+
+
+class Fronts(NamedTuple):
+    """Where a turntable shows a front, once it is turned as suits it best."""
+
+    seen: float  # share of the views in which the true object shows its front that do
+    hidden: float  # share of the views in which it shows none that do: the Janus rate
 
 
 class FrontClassifier(NamedTuple):
@@ -81,13 +89,13 @@ def front_classifier(judge: Judge) -> FrontClassifier:
     return classifier._replace(error=(classifier(images) != seen).float().mean().item())
 
 
-def rate(frames: np.ndarray, judge: Judge) -> float:
-    """Share of the views of a turntable (V, H, W, 3) in [0, 1] from behind that show a front."""
-    return excess(front_classifier(judge)(torch.from_numpy(frames).permute(0, 3, 1, 2)).numpy())
+def fronts(frames: np.ndarray, judge: Judge) -> Fronts:
+    """Of the views of a turntable (V, H, W, 3) in [0, 1]."""
+    return count(front_classifier(judge)(torch.from_numpy(frames).permute(0, 3, 1, 2)).numpy())
 
 
-def excess(shown: np.ndarray) -> float:
-    """Share of the hidden side that shows a front, of V flags once around, at the turn that suits the flags best.
+def count(shown: np.ndarray) -> Fronts:
+    """From V flags once around, at the turn that suits the flags best.
 
     The turn is free because a front may lie anywhere; views between seen and hidden count neither way.
     """
@@ -95,4 +103,4 @@ def excess(shown: np.ndarray) -> float:
     seen, hidden = off <= SEEN, off >= HIDDEN
     turned = np.stack([np.roll(shown, k) for k in range(len(shown))])
     best = turned[((turned & seen).sum(1) - (turned & hidden).sum(1)).argmax()]
-    return float(best[hidden].mean())
+    return Fronts(float(best[seen].mean()), float(best[hidden].mean()))

@@ -30,10 +30,11 @@ class Views(NamedTuple):
 
 
 def turntable(trial: Path, count: int) -> Views:
-    """`count` evenly spaced frames of the test stage, or as many as there are."""
-    (folder,) = trial.glob("save/it*-test")
-    frames = sorted(folder.glob("*.png"), key=lambda p: int(p.stem))[:-1]  # the last frame repeats the first
-    chosen = frames if count >= len(frames) else [frames[i * len(frames) // count] for i in range(count)]
+    """`count` evenly spaced frames of the test stage; `ValueError` if its frames cannot be shared so."""
+    frames = sorted(_latest(trial, "save/it*-test").glob("*.png"), key=lambda p: int(p.stem))[:-1]  # the last repeats the first
+    if not frames or len(frames) % count:
+        raise ValueError(f"{len(frames)} different test frames in {trial}, of which {count} cannot be evenly spaced")
+    chosen = frames[:: len(frames) // count]
     tiles = np.stack([iio.imread(p)[..., :3] for p in chosen]).astype(np.float32) / 255
     side = tiles.shape[1]
     return Views(tiles[:, :, :side], tiles[:, :, -side:, 0])
@@ -41,11 +42,16 @@ def turntable(trial: Path, count: int) -> Views:
 
 def mesh_of(trial: Path) -> trimesh.Trimesh:
     """The exported GLB in the world's frame, z up, its seams welded."""
-    (glb,) = trial.glob("save/it*-export/*.glb")
+    (glb,) = _latest(trial, "save/it*-export").glob("*.glb")
     mesh = trimesh.load(glb, force="mesh")
     mesh.merge_vertices(merge_tex=True, merge_norm=True)
     mesh.vertices = mesh.vertices[:, [2, 0, 1]]  # glTF is +Y up with the front at +Z; the world's front is +x
     return mesh
+
+
+def _latest(trial: Path, pattern: str) -> Path:
+    """The folder of the greatest step; a trial that was gone on with has several."""
+    return max(trial.glob(pattern), key=lambda p: int(p.name.removeprefix("it").split("-")[0]))
 
 
 def ambient_of(trial: Path) -> float:
@@ -56,9 +62,16 @@ def ambient_of(trial: Path) -> float:
     return float(np.mean(system.material.get("ambient_light_color", 0.1)))
 
 
+def camera_of(trial: Path) -> dict[str, float]:
+    """Elevation, distance and field of view of the trial's turntable, as `cameras.turntable` takes them."""
+    data = load_config(str(trial / "configs" / "parsed.yaml")).get("data", {})
+    names = {"elevation": "eval_elevation_deg", "distance": "eval_camera_distance", "fovy": "eval_fovy_deg"}
+    return {mine: float(data[theirs]) for mine, theirs in names.items() if theirs in data}
+
+
 def true_views(trial: Path, thing: Thing, count: int, side: int, background: float = 1.0) -> Views:
     """What a trial's turntable should show, in its light, before a flat grey in [0, 1]."""
-    scenes = render.studio(*thing, cameras.turntable(count), (background,) * 3, ambient_of(trial))
+    scenes = render.studio(*thing, cameras.turntable(count, **camera_of(trial)), (background,) * 3, ambient_of(trial))
     return Views(*render.render(scenes, side))
 
 
@@ -86,17 +99,18 @@ def detail(views: Views) -> float:
 def measure(trial: Path, thing: Thing, count: int, judge: Judge) -> dict[str, float | None]:
     """Every measure of a trial that should show `thing`; `count` views for the judge and the colours.
 
-    janus is None for objects without a front.
+    fronts and janus are None for objects without a front, janus also where no front is to be seen.
     """
     mine = turntable(trial, count)
     true = true_views(trial, thing, count, mine.rgb.shape[1])
     images = torch.from_numpy(mine.rgb).permute(0, 3, 1, 2)
     hits = judge.r_precision(images, [thing.caption] * len(images), list(BY_CAPTION))
     mesh = mesh_of(trial)
+    fronts = janus.fronts(turntable(trial, janus.VIEWS).rgb, judge) if thing.shape in shapes.FRONTED else None
     return {
         "r_precision": hits.mean().item(), **compare.likeness(thing.shape, mesh.vertices, mesh.faces)._asdict(),
         "color_error": float(np.linalg.norm(mean_color(mine) - mean_color(true))),
         "saturated": saturated_share(mine), "saturated_truth": saturated_share(true),
         "detail": detail(mine), "detail_truth": detail(true),
-        "janus": janus.rate(turntable(trial, janus.VIEWS).rgb, judge) if thing.shape in shapes.FRONTED else None,
+        "fronts": fronts and fronts.seen, "janus": fronts.hidden if fronts and fronts.seen >= janus.FACELESS else None,
     }

@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
 import tyro  # noqa: E402
 
 from benchmarks import text_to_3d_page as page  # noqa: E402
-from benchmarks.trials_3d import Run, combinations, execute, read_prompts  # noqa: E402
+from benchmarks.trials_3d import Run, combinations, execute, read_prompts, refuse_mixture  # noqa: E402
 from imaging.console import run_tool  # noqa: E402
 
 
@@ -57,7 +57,10 @@ class Options:
 
 def plan(options: Options) -> list[Run]:
     """All runs of the sweep, prompt by prompt."""
-    threads = max(1, (os.cpu_count() or 1) // options.workers) if options.workers > 1 else None
+    for name in ("workers", "seeds", "views"):
+        if getattr(options, name) < 1:
+            raise SystemExit(f"--{name} is {getattr(options, name)}; give 1 or more")
+    threads = max(1, (os.cpu_count() or 1) // options.workers) if options.workers > 1 and not options.ray else None
     return [Run(config.resolve(), prompt, seed, varied, options.overrides, options.out.resolve(), threads)
             for prompt in read_prompts(options.prompts) for seed in range(options.seeds)
             for config in options.config for varied in combinations(options.vary)]
@@ -78,7 +81,8 @@ def pool(options: Options) -> Iterator[Any]:
     except ImportError:
         raise SystemExit("--ray needs Ray: pip install ray") from None
     ray.init(runtime_env={"env_vars": {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'custom'}"}})
-    cores = max(1, int(ray.cluster_resources()["CPU"]) // options.workers)
+    nodes = [int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"]]
+    cores = max(1, min(min(nodes), sum(nodes) // options.workers))  # a run does not span machines
     with Pool(options.workers, ray_remote_args={"num_cpus": cores}) as actors:
         yield actors
 
@@ -86,6 +90,7 @@ def pool(options: Options) -> Iterator[Any]:
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     runs = plan(options)
+    refuse_mixture(runs)
     left = [run for run in runs if not run.result.is_file()]
     print(f"{len(runs)} runs, {len(runs) - len(left)} of them done", flush=True)
     if left:

@@ -23,6 +23,7 @@ from torch import Tensor  # noqa: E402
 from benchmarks.trials_3d import results, short  # noqa: E402
 from imaging import bootstrap, pictures, tables  # noqa: E402
 from imaging.console import run_tool  # noqa: E402
+from imaging.files import write_text  # noqa: E402
 
 OMEGA = "system.guidance.guidance_scale"
 FIGURE_VIEWS = 2  # of each object, front and back
@@ -44,12 +45,12 @@ MEASURES = {
     "r_precision": Measure("R-precision"), "iou": Measure("IoU", bootstrap.median),
     "chamfer": Measure("Chamfer, mm", bootstrap.median, 1000.0, whole=True),
     "normal_consistency": Measure("normals", bootstrap.median),
-    "floaters": Measure("floaters", bootstrap.mean), "janus": Measure("Janus"),
+    "floaters": Measure("floaters", bootstrap.mean), "fronts": Measure("fronts"), "janus": Measure("Janus"),
     "color_error": Measure("colour error", bootstrap.median), "saturated": Measure("saturated"),
     "saturated_truth": Measure("(truth)"), "detail": Measure("detail"), "detail_truth": Measure("(truth's detail)"),
 }
 
-COMPARED = ("r_precision", "iou", "chamfer", "normal_consistency", "color_error", "saturated", "detail", "janus")
+COMPARED = ("r_precision", "iou", "chamfer", "normal_consistency", "color_error", "saturated", "detail", "fronts", "janus")
 
 
 @dataclasses.dataclass
@@ -185,7 +186,8 @@ def page(out: Path, images: Path, against: str | None = None) -> str:
     rows, methods = (tables.without_empty(r) for r in (run_rows(found), method_rows(found)))
     tables.write(out, "runs", rows)
     tables.write(out, "methods", methods)
-    parts = ["95% bootstrap intervals over prompts; a Janus rate only where objects have a front.", tables.text(methods)]
+    parts = ["95% bootstrap intervals over prompts. Fronts: of objects that have one, the share of the views where it should be seen that "
+             "show it. Janus: the share of the others that do, where an object shows a front at all.", tables.text(methods)]
     pairs = tables.without_empty(pair_rows(found, against))
     if pairs:
         tables.write(out, "pairs", pairs)
@@ -200,7 +202,7 @@ def page(out: Path, images: Path, against: str | None = None) -> str:
 def write(out: Path, docs: Path | None = None, against: str | None = None) -> str:
     """Tables, figures and the page beside the runs, and page and figures again at `docs`; returns the page."""
     text = page(out, out / "images", against)
-    (out / "page.md").write_text(text, encoding="utf-8")
+    write_text(out / "page.md", text)
     if docs is not None:
         images = docs.parent / "images"
         images.mkdir(parents=True, exist_ok=True)

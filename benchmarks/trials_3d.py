@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any, Iterator, Sequence
+
+from omegaconf import OmegaConf
 
 from imaging.console import slug
 from imaging.files import write_json
@@ -48,6 +52,12 @@ class Run:
     def trial(self) -> Path:
         return self.folder / "trial"
 
+    def settings(self) -> dict[str, Any]:
+        """What a result must have been made with to count as this run's: overrides, and the YAML but for its remarks."""
+        content = OmegaConf.to_container(OmegaConf.load(self.config))  # interpolations as they are written
+        code = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+        return {"overrides": list(self.overrides), "config_code": code}
+
     @property
     def result(self) -> Path:
         """There when the run is done: what it was, and every measure."""
@@ -83,10 +93,28 @@ def combinations(vary: Sequence[str]) -> Iterator[tuple[tuple[str, str], ...]]:
     axes = []
     for word in vary:
         key, equals, values = word.partition("=")
-        if not equals or not all(values.split(",")):
+        if not equals or not all(split(values)):
             raise SystemExit(f"--vary {word}: write it as key=value,value,…")
-        axes.append([(key, value) for value in values.split(",")])
+        axes.append([(key, value) for value in split(values)])
     return itertools.product(*axes)
+
+
+def split(values: str) -> list[str]:
+    """At commas outside of brackets: a schedule such as [0,0.98,0.5,300] is one value."""
+    return re.split(r",(?![^\[]*\])", values)
+
+
+def refuse_mixture(runs: Sequence[Run]) -> None:
+    """`SystemExit` if two runs would share a folder, or a finished one was made with other settings."""
+    folders = [run.folder for run in runs]
+    double = next((run for run in runs if folders.count(run.folder) > 1), None)
+    if double is not None:
+        raise SystemExit(f"two runs would go to {double.folder}; give configurations names of their own, and each prompt once")
+    for run in runs:
+        told = json.loads(run.result.read_text()) if run.result.is_file() else {}
+        for key, value in run.settings().items():
+            if key in told and told[key] != value:
+                raise SystemExit(f"{run.folder} was made with {key} {told[key]}, not {value}; name another --out, or remove it")
 
 
 def train(run: Run) -> dict[str, float]:
@@ -95,7 +123,8 @@ def train(run: Run) -> dict[str, float]:
              "use_timestamp=false", f"system.prompt_processor.prompt={run.prompt}",
              *(f"{key}={value}" for key, value in run.varied), *run.overrides]
     command = [sys.executable, str(ROOT / "launch.py"), "--config", str(run.config), "--train", *words]
-    limit = {k: str(run.threads) for k in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS") if run.threads}
+    threads = run.threads or os.environ.get("OMP_NUM_THREADS")  # Ray sets it to the cores of its actor
+    limit = {k: str(threads) for k in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS") if threads}
     run.folder.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     memory = run.folder / "peak_kib.txt"
@@ -128,8 +157,8 @@ def execute(run: Run, views: int = 8) -> str | None:
         found = measure(run.trial, thing, views, _judge())
     except (RuntimeError, OSError, ValueError) as error:
         return str(error)
-    told = {"config": run.config.stem, "varied": dict(run.varied), "overrides": list(run.overrides),
-            "prompt": run.prompt, "held_out": thing.held_out, "seed": run.seed}
+    told = {"config": run.config.stem, "varied": dict(run.varied), **run.settings(), "prompt": run.prompt,
+            "held_out": thing.held_out, "seed": run.seed}
     write_json(run.result, {**told, **spent, **found})
     return None
 

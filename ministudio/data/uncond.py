@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 import random
 import warnings
 from collections.abc import Iterator
@@ -164,11 +165,22 @@ class RandomCameraDataModule(pl.LightningDataModule):
     def __init__(self, cfg: Optional[Any] = None) -> None:
         super().__init__()
         self.cfg = parse_structured(RandomCameraDataModuleConfig, cfg if cfg is not None else {})
+        self._check_views()
         self.train_dataset = RandomCameraIterableDataset(self.cfg)
         self.val_dataset = RandomCameraDataset(self.cfg, "val")
         self.test_dataset = RandomCameraDataset(self.cfg, "test")
         # its length is deliberate, and there are no workers that could duplicate its batches
         warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
+
+    def _check_views(self) -> None:
+        """A camera in its own target, or an angle that no lens has, gives images of nothing."""
+        cfg, most = self.cfg, {"fovy": 180.0, "distance": math.inf}
+        for key, kind in (("camera_distance_range", "distance"), ("light_distance_range", "distance"), ("fovy_range", "fovy"),
+                          ("eval_camera_distance", "distance"), ("eval_fovy_deg", "fovy")):
+            values = cfg[key] if key.endswith("range") else (cfg[key], cfg[key])
+            if not 0 < values[0] <= values[1] < most[kind]:
+                below = f" and below {most[kind]:g} degrees" if kind == "fovy" else ""
+                raise ConfigError(key, f"must be above 0{below}, the lower end first, not {cfg[key]}")
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(self.train_dataset, batch_size=None, generator=torch.Generator())

@@ -13,7 +13,7 @@ import ministudio
 from ministudio.utils import misc
 from ministudio.utils.base import Updateable, update_end_if_possible, update_if_possible
 from ministudio.utils.config import ConfigError, parse_structured, within
-from ministudio.utils.errors import NotFinite
+from ministudio.utils.errors import NotFinite, UserError
 from ministudio.utils.optimizers import parse_optimizer, parse_scheduler, replay_scheduler
 from ministudio.utils.saving import SaverMixin
 
@@ -150,7 +150,7 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
         for name, value in terms.items():
             if f"lambda_{name}" not in self.cfg.loss:
                 raise ConfigError(f"system.loss.lambda_{name}", f"is missing: this run has a loss named {name}")
-            total = total + value * self.C(self.cfg.loss[f"lambda_{name}"])
+            total = total + value * self._weight(name)
         self.log_dict({f"train/loss_{name}": value.detach() for name, value in terms.items()})
         self.log_dict({f"train_params/{name}": float(self.C(value)) for name, value in self.cfg.loss.items()})
         self.log("train/loss", total.detach())
@@ -161,6 +161,14 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
                 "lower the learning rate or that term's lambda"
             )
         return total
+
+
+    def _weight(self, name: str) -> float:
+        """The lambda of a term now."""
+        try:
+            return self.C(self.cfg.loss[f"lambda_{name}"])
+        except UserError as error:
+            raise ConfigError(f"system.loss.lambda_{name}", str(error)) from None
 
 
 class BaseLift3DSystem(BaseSystem):
@@ -216,6 +224,7 @@ class BaseLift3DSystem(BaseSystem):
         self.prompt_processor = self.build("prompt_processor")
         self.prompt_utils = self.prompt_processor()
         self.guidance = self.build("guidance")
+        self.build("exporter", **self._scene())  # so that a mistake in its block is told before the training
 
     def on_predict_start(self) -> None:
         self.exporter = self.build("exporter", **self._scene())

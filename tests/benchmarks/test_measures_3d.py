@@ -50,7 +50,43 @@ def test_measure(trial):
     assert found["iou"] > 0.9
     assert found["chamfer"] < 0.005 and found["normal_consistency"] > 0.95 and found["floaters"] == 0
     assert found["saturated"] == pytest.approx(0.5) and found["saturated_truth"] < 0.05
-    assert found["janus"] is None  # a cube has no front
+    assert found["fronts"] is None and found["janus"] is None  # a cube has no front
+    true = measures.mean_color(measures.true_views(trial, CUBE, 8, 16))
+    quarter = np.array([255, 0, 0]) / 510 + np.array([128, 128, 128]) / 510
+    assert found["color_error"] == pytest.approx(float(np.linalg.norm(quarter - true)), abs=1e-3)
+    assert true[0] > 3 * true[1]  # red
+
+
+def test_a_face_that_is_nowhere_has_no_janus_rate(trial, monkeypatch):
+    bear, judge = BY_CAPTION["a red bear"], SimpleNamespace(r_precision=lambda images, *_: torch.zeros(len(images)))
+    monkeypatch.setattr(measures.janus, "VIEWS", 8)
+    for seen, hidden, janus in ((0.1, 0.0, None), (0.9, 0.25, 0.25)):
+        monkeypatch.setattr(measures.janus, "fronts", lambda *_: measures.janus.Fronts(seen, hidden))
+        found = measures.measure(trial, bear, 8, judge)
+        assert (found["fronts"], found["janus"]) == (seen, janus)
+
+
+def test_the_truth_is_seen_by_the_cameras_of_the_trial(trial):
+    before = measures.true_views(trial, CUBE, 8, 32)
+    with open(trial / "configs" / "parsed.yaml", "a") as file:
+        file.write("data: {eval_camera_distance: 3.2, eval_elevation_deg: 60.0, eval_fovy_deg: 50.0}\n")
+    after = measures.true_views(trial, CUBE, 8, 32)
+    assert after.opacity.sum() < 0.4 * before.opacity.sum()  # twice as far away
+
+
+def test_the_latest_of_several_test_stages_counts(trial):
+    for i in range(9):
+        iio.imwrite(trial / "save" / "it10-test" / f"{i}.png", np.zeros((16, 48, 3), np.uint8))
+    (trial / "save" / "it9-test").mkdir()
+    (trial / "save" / "it100-test").mkdir()
+    for i in range(9):
+        iio.imwrite(trial / "save" / "it100-test" / f"{i}.png", np.full((16, 48, 3), 255, np.uint8))
+    assert measures.turntable(trial, 8).rgb.min() == 1
+
+
+def test_views_that_cannot_be_evenly_spaced_are_refused(trial):
+    with pytest.raises(ValueError, match="8 different test frames in .*, of which 3 cannot be evenly spaced"):
+        measures.turntable(trial, 3)
 
 
 def test_the_light_is_that_of_the_trial(trial):
@@ -67,7 +103,7 @@ def test_colour_of_the_object_leaves_the_background_out(trial):
 
 
 def test_the_turntable_leaves_out_the_frame_that_repeats_the_first(trial):
-    assert len(measures.turntable(trial, 100).rgb) == 8
+    assert len(measures.turntable(trial, 8).rgb) == 8 and len(measures.turntable(trial, 4).rgb) == 4
 
 
 def test_detail_is_that_of_the_pattern_and_not_of_the_silhouette():

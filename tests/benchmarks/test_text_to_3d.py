@@ -1,5 +1,6 @@
 """The sweep: what it plans, that it goes on where it stopped, and the page made from its folders."""
 
+import dataclasses
 import sys
 from types import SimpleNamespace
 
@@ -24,6 +25,46 @@ def test_every_combination_has_a_folder_of_its_own(options):
     assert len(runs) == len({run.folder for run in runs}) == 8
     assert runs[0].folder.name == "dreamfusion-lmc-guidance_type_lmc-guidance-guidance_scale_0-a_red_cube-0"
     assert len(bench.plan(bench.Options())) == 24
+
+
+def test_a_schedule_is_one_value(options):
+    options.vary = ("system.guidance.max_step_percent=0.98,[0,0.98,0.5,300]", "system.guidance.guidance_scale=1,2")
+    values = [dict(run.varied)["system.guidance.max_step_percent"] for run in bench.plan(options)]
+    assert len(values) == 8 and set(values) == {"0.98", "[0,0.98,0.5,300]"}
+
+
+@pytest.mark.parametrize("name", ["workers", "seeds", "views"])
+def test_counts_below_one_are_refused(options, name):
+    setattr(options, name, 0)
+    with pytest.raises(SystemExit, match=f"--{name} is 0; give 1 or more"):
+        bench.plan(options)
+
+
+def test_results_of_other_settings_are_never_taken_for_these(options, tmp_path):
+    run = bench.plan(options)[0]
+    fake_result(run, **run.settings())
+    trials.refuse_mixture(bench.plan(options))
+    options.overrides = ("trainer.max_steps=10",)
+    with pytest.raises(SystemExit, match="was made with overrides \\[\\], not"):
+        trials.refuse_mixture(bench.plan(options))
+    fake_result(run, overrides=[], config_code="another")
+    options.overrides = ()
+    with pytest.raises(SystemExit, match="config_code another"):
+        trials.refuse_mixture(bench.plan(options))
+    other = tmp_path / "dreamfusion-lmc.yaml"
+    other.write_text(options.config[0].read_text())
+    options.config = (*options.config, other)
+    with pytest.raises(SystemExit, match="two runs would go to"):
+        trials.refuse_mixture(bench.plan(options))
+
+
+def test_remarks_in_a_configuration_do_not_make_it_another(options, tmp_path):
+    run = bench.plan(options)[0]
+    other = tmp_path / "dreamfusion-lmc.yaml"
+    other.write_text("# a remark\n" + options.config[0].read_text())
+    assert dataclasses.replace(run, config=other).settings() == run.settings()
+    other.write_text(options.config[0].read_text().replace("max_steps: 300", "max_steps: 301"))
+    assert dataclasses.replace(run, config=other).settings() != run.settings()
 
 
 def test_a_malformed_vary_is_refused(options):
@@ -91,6 +132,7 @@ def test_the_page_has_a_row_a_run_and_a_row_a_method(options, monkeypatch):
     frames = SimpleNamespace(rgb=np.full((page.FIGURE_VIEWS, 16, 16, 3), 0.5, np.float32))
     monkeypatch.setattr(measures_3d, "turntable", lambda trial, count: frames)
     monkeypatch.setattr(measures_3d, "ambient_of", lambda trial: 0.4)
+    monkeypatch.setattr(measures_3d, "camera_of", lambda trial: {})
     text = page.write(options.out, options.out / "docs" / "page.md")
     rows = [line.split("|") for line in text.splitlines() if line.startswith("| dreamfusion")]
     assert len(rows) == 4 + 3 + 8  # methods, their differences from the first, runs
@@ -120,7 +162,7 @@ def test_pairs_are_compared_over_what_both_have(options):
 
 
 def test_a_page_of_nothing_says_so(tmp_path):
-    assert page.write(tmp_path) == f"no finished runs under {tmp_path}"
+    assert page.write(tmp_path / "new") == f"no finished runs under {tmp_path / 'new'}"
 
 
 def test_ray_runs_the_same_sweep(options, monkeypatch):

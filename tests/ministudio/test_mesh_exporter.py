@@ -185,8 +185,8 @@ def test_texture_file_is_a_png_of_the_size_asked_for() -> None:
 @pytest.mark.parametrize(
     ("cfg", "words"),
     [
-        ({"fmt": "fbx"}, 'fmt is "fbx": choose glb, obj-mtl, obj'),
-        ({"up": "x"}, 'up is "x": choose y, z'),
+        ({"fmt": "fbx"}, 'fmt: is "fbx": choose glb, obj-mtl, obj'),
+        ({"up": "x"}, 'up: is "x": choose y, z'),
         ({"texture_format": "gif"}, "texture_format"),
         ({"max_face": 10}, "max_face: unknown key; did you mean max_faces"),
     ],

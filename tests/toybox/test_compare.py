@@ -23,6 +23,14 @@ def test_the_truth_itself_turned_and_scaled_is_alike():
     assert found.floaters == pytest.approx(0.0, abs=1e-9)
 
 
+@pytest.mark.parametrize("degrees", [3.0, 7.5, 11.0])
+@pytest.mark.parametrize("name", ["cube", "robot"])
+def test_the_pose_is_found_at_any_angle(name, degrees):
+    """A cube at 7.5 degrees lies halfway between two of the first angles."""
+    mesh = truth.mesh(name)
+    assert truth.align(name, turned(mesh.vertices, math.radians(degrees), 0.9), mesh.faces).iou > 0.975
+
+
 def test_chamfer_of_a_surface_moved_outwards_is_the_distance():
     """Both surfaces are balls, 44 and 48 cm across; without scaling, each is 2 cm from the other."""
     balls = [trimesh.creation.icosphere(4, radius) for radius in (0.22, 0.24)]

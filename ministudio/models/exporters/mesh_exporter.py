@@ -18,6 +18,7 @@ from ministudio.models.exporters.base import Exporter, ExporterOutput
 from ministudio.models.exporters.simplify import simplify
 from ministudio.models.exporters.unwrap import unwrap
 from ministudio.models.mesh import Mesh
+from ministudio.utils.config import ConfigError, whole
 from ministudio.utils.errors import UserError
 
 # The world is z up with the front at +x; glTF is y up with the front at +z: (x, y, z) -> (y, z, x).
@@ -50,7 +51,9 @@ class MeshExporter(Exporter):
         super().configure(*args, **kwargs)
         for key, choices in _CHOICES.items():
             if self.cfg[key] not in choices:
-                raise UserError(f'system.exporter.{key} is "{self.cfg[key]}": choose {", ".join(choices)}')
+                raise ConfigError(key, f'is "{self.cfg[key]}": choose {", ".join(choices)}')
+        whole("texture_size", self.cfg.texture_size)
+        whole("max_faces", self.cfg.max_faces, at_least=0)
 
     @torch.no_grad()
     def __call__(self) -> list[ExporterOutput]:

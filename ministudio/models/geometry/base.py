@@ -12,7 +12,7 @@ import ministudio
 from ministudio.models.isosurface import extract_mesh
 from ministudio.models.mesh import Mesh
 from ministudio.utils.base import BaseModule
-from ministudio.utils.config import ConfigError
+from ministudio.utils.config import ConfigError, whole
 
 
 class BaseImplicitGeometry(BaseModule):
@@ -40,6 +40,7 @@ class BaseImplicitGeometry(BaseModule):
             raise ConfigError("isosurface_method", f'is mt or mc-cpu, not "{self.cfg.isosurface_method}"')
         if self.cfg.isosurface_deformable_grid:
             raise ConfigError("isosurface_deformable_grid", "is not supported here yet: set it to false")
+        whole("isosurface_resolution", self.cfg.isosurface_resolution, at_least=2)
         self._check_number("isosurface_threshold", "auto")
         self._check_number("isosurface_outlier_n_faces_threshold")
         r = float(self.cfg.radius)

@@ -77,6 +77,8 @@ class ImplicitVolume(BaseImplicitGeometry):
         if self.cfg.normal_type is not None and self.cfg.normal_type not in NORMAL_TYPES:
             problem = f'there is no normal type "{self.cfg.normal_type}"'
             raise ConfigError("normal_type", problem + did_you_mean(self.cfg.normal_type, NORMAL_TYPES))
+        if not self.cfg.finite_difference_normal_eps > 0:
+            raise ConfigError("finite_difference_normal_eps", f"must be positive, not {self.cfg.finite_difference_normal_eps}")
         self._check_number("density_bias", "blob_magic3d", "blob_dreamfusion")
 
     # --- the field -------------------------------------------------------------------------------

@@ -53,6 +53,8 @@ class NeRFVolumeRenderer(Renderer):
         for key in ("num_samples_per_ray", "eval_chunk_size"):
             if self.cfg[key] < 1:
                 raise ConfigError(key, f"must be positive, not {self.cfg[key]}")
+        if not 0 <= self.cfg.near_plane < self.cfg.far_plane:
+            raise ConfigError("far_plane", f"must be beyond near_plane {self.cfg.near_plane}, not {self.cfg.far_plane}")
         self.step_size = float((self.bbox[1] - self.bbox[0]).max()) * 1.732 / self.cfg.num_samples_per_ray
         self.estimator = OccupancyGrid(self.bbox.flatten())
         if not self.cfg.grid_prune:
