@@ -109,13 +109,13 @@ def align(name: str, vertices: np.ndarray, faces: np.ndarray) -> Pose:
     """The pose of the named shape that overlaps a closed mesh most, by rotation about z and scale.
 
     vertices: (V, 3) metres, z up. The truth is turned through 24 angles and scaled by 0.6 to 1.4 on
-    a coarse grid, then both are refined twice on a fine one, to 1.25 degrees and 1 %; there is no shift.
+    a coarse grid, then both are refined twice on a fine one, to 1.25 degrees and half a per cent; there is no shift.
     """
     angles, scales = np.arange(24) * math.tau / 24, np.geomspace(0.6, 1.4, 15)
     _, angle, scale = _best_overlap(name, vertices, faces, 24, angles, scales)
-    angles, scales = angle + math.tau / 144 * np.arange(-3, 4), scale * 1.02 ** np.arange(-3, 4)
+    angles, scales = angle + math.tau / 144 * np.arange(-3, 4), scale * 1.01 ** np.arange(-6, 7)
     _, angle, scale = _best_overlap(name, vertices, faces, 64, angles, scales)
-    angles, scales = angle + math.tau / 288 * np.arange(-1, 2), scale * 1.01 ** np.arange(-1, 2)
+    angles, scales = angle + math.tau / 288 * np.arange(-1, 2), scale * 1.005 ** np.arange(-1, 2)
     return _best_overlap(name, vertices, faces, 64, angles, scales)
 
 
