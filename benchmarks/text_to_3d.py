@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
 import tyro  # noqa: E402
 
 from benchmarks import text_to_3d_page as page  # noqa: E402
-from benchmarks.trials_3d import Run, combinations, execute, read_prompts, refuse_mixture  # noqa: E402
+from benchmarks.trials_3d import Run, combinations, execute, measure_again, read_prompts, refuse_mixture  # noqa: E402
 from imaging.console import run_tool  # noqa: E402
 
 
@@ -51,6 +51,8 @@ class Options:
     """Let Ray share out the runs (pip install ray): over the cluster at RAY_ADDRESS, else over this machine."""
     out: Path = ROOT / "outputs" / "benchmark"
     """Folder for trials and tables."""
+    measure_again: bool = False
+    """Run nothing: measure the finished runs under --out again, such as after the measures have changed."""
     overrides: tuple[str, ...] = ()
     """Further launch.py overrides for all runs, such as trainer.max_steps=200."""
 
@@ -89,6 +91,10 @@ def pool(options: Options) -> Iterator[Any]:
 
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
+    if options.measure_again:
+        for name in measure_again(options.out, options.views):
+            print(name, flush=True)
+        return print(page.write(options.out))
     runs = plan(options)
     refuse_mixture(runs)
     left = [run for run in runs if not run.result.is_file()]

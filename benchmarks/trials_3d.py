@@ -163,6 +163,17 @@ def execute(run: Run, views: int = 8) -> str | None:
     return None
 
 
+def measure_again(out: Path, views: int = 8) -> Iterator[str]:
+    """Take every measure of the finished runs under `out` anew, from their trials as they lie there; yields their names."""
+    from benchmarks.measures_3d import measure
+    from toybox.captions import BY_CAPTION
+
+    for name, told in results(out).items():
+        found = measure(out / name / "trial", BY_CAPTION[told["prompt"]], views, _judge())
+        write_json(out / name / "result.json", {**told, **found})
+        yield name
+
+
 def results(out: Path) -> dict[str, dict[str, Any]]:
     """Folder → result of all finished runs under `out`."""
     return {path.parent.name: json.loads(path.read_text()) for path in sorted(out.glob("*/result.json"))}

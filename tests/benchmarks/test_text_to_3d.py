@@ -144,6 +144,16 @@ def test_the_page_has_a_row_a_run_and_a_row_a_method(options, monkeypatch):
         assert (options.out / "docs" / "images" / name).stat().st_size > 1000
 
 
+def test_finished_runs_are_measured_again_without_running(options, monkeypatch):
+    run = bench.plan(options)[0]
+    fake_result(run, iou=0.1)
+    monkeypatch.setattr(trials, "_judge", lambda: None)
+    monkeypatch.setattr(measures_3d, "measure", lambda trial, thing, views, judge: {"iou": 0.9, "seen": trial.parent.name})
+    assert list(trials.measure_again(options.out)) == [run.folder.name]
+    (found,) = trials.results(options.out).values()
+    assert (found["iou"], found["seconds"], found["seen"]) == (0.9, 60.4, run.folder.name)
+
+
 def test_pairs_are_compared_over_what_both_have(options):
     options.seeds = 2
     for i, run in enumerate(bench.plan(options)):
