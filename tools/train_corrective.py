@@ -203,7 +203,7 @@ def judge(job: Job, path: Path) -> None:
 def warn_of_mixture(job: Job, record: dict) -> None:
     """Say so if images that are judged may have been trained on: the same data, divided otherwise."""
     mine = {**job.record(), **job.pictures.division}
-    if record.get("data") == mine["data"] and any(record.get(k, mine[k]) != mine[k] for k in ("stream", "records")):
+    if record.get("data") == mine["data"] and any((record.get(k) or None) != (mine[k] or None) for k in ("stream", "records") if k in record):
         print(f"warning: '{mine['data']}' had {record.get('records') or 'uncounted'} records when this corrective was made, read "
               f"{'as a stream' if record.get('stream') else 'with random access'}; images that it is judged on now may have been "
               "trained on")

@@ -136,7 +136,7 @@ class Pairs(torch.utils.data.Dataset):
     @property
     def division(self) -> dict[str, Any]:
         """See `Data.division`, of the images that the pairs were made from."""
-        return {"stream": self.settings.get("stream"), "records": self.settings.get("records")}
+        return {"stream": self.settings.get("stream", False), "records": self.settings.get("records")}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}  # handles do not travel to worker processes
