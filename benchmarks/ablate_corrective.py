@@ -178,9 +178,10 @@ def table(options: Options, names: list[str]) -> str:
     for name, row in zip(names, downstream):
         report = json.loads((folder_of(options, name) / "corrective.report.json").read_text())
         bins = report["bins"]
+        margin = margin_state(*(torch.tensor(report["margin"][key]) for key in ("over_t", "over_t_standard_error")))
         lines.append([name, f"{max(b['over_floor'] for b in bins):.2f}",
                       f"{sum(b['error'] for b in bins) / len(bins):.4f}", f"{min(report['margin']['over_t']):+.3f}",
-                      margin_state(*(torch.tensor(report["margin"][key]) for key in ("over_t", "over_t_standard_error"))), *(f"{float(row[key]):.3f}" for key in numbers)])
+                      margin, *(f"{float(row[key]):.3f}" for key in numbers)])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

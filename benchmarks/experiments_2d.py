@@ -254,7 +254,8 @@ def run_claims(bench: Bench, findings: page.Findings) -> None:
     findings.extra["lmc tenth"] = cell("synthesis", "lmc", methods.CUSTOMARY_OMEGA["sds"] / 10)
     findings.extra["lmc tenth of best"] = cell("synthesis", "lmc", findings.omega["synthesis", "sds"] / 10)
     shown = [findings.extra[name] for name in ("sds low", "sds high", "lmc tenth", "lmc tenth of best")]
-    beside = [metrics.measure(images, bench.with_samples(bench.test)) for images in shown]
+    yardstick = dataclasses.replace(bench.by, samples=findings.samples)
+    beside = [metrics.measure(images, yardstick) for images in shown]
     findings.beside["synthesis"] = [metrics.measure(findings.samples, bench.by), *beside]
 
 
@@ -265,8 +266,8 @@ def run_diversity(bench: Bench, findings: page.Findings) -> None:
         omega = findings.omega.get(("synthesis", method), methods.CUSTOMARY_OMEGA[method])
         sets = {kind: bench.run(Cell("diversity", method, omega, things, tuple(range(10)), kind)) for kind in ("none", fixed)}
         findings.diversity[method] = [page.spread(images, bench.by.distance) for images in sets.values()]
-        named = {"fresh": sets["none"], "fixed": sets[fixed]}
-        named = [dataclasses.replace(images, name=f"{images.name}, {kind} ε") for kind, images in named.items()]
+        named = [dataclasses.replace(images, name=f"{images.name}, {'fresh' if kind == 'none' else 'fixed'} ε")
+                 for kind, images in sets.items()]
         findings.beside.setdefault("diversity", []).extend(metrics.measure(images, bench.by) for images in named)
 
 

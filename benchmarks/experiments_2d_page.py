@@ -13,7 +13,7 @@ from imaging import bootstrap, metrics, pictures, statistics, tables
 from imaging.bootstrap import Estimate
 from imaging.methods import LABELS
 from imaging.metrics import ImageSet
-from imaging.perceptual import Distance, mean_of_pairs, pairwise
+from imaging.perceptual import Distance, mean_of_pairs
 
 FIGURE_ROWS = 8
 NO_WORSE = 0.1  # a loss of R-precision that still counts as working
@@ -65,9 +65,7 @@ def label(method: str, omega: float) -> str:
 
 def spread(images: ImageSet, distance: Distance) -> list[float]:
     """Mean distance of all pairs of seeds, per prompt."""
-    captions = list(dict.fromkeys(images.captions))
-    mine = lambda caption: torch.tensor([c == caption for c in images.captions])  # noqa: E731
-    return [mean_of_pairs(pairwise(distance, images.images[mine(caption)])) for caption in captions]
+    return [mean_of_pairs(matrix) for matrix in metrics.between_seeds(images, distance)]
 
 
 def per_caption(images: ImageSet, value: Callable[[ImageSet], Tensor]) -> dict[str, float]:

@@ -104,18 +104,19 @@ def basic(
     value, rng = statistic(a, b), np.random.default_rng(seed)
     members_a, members_b = _members(len(a), groups_a), _members(len(b), groups_b)
     joined = sorted(members_a) == sorted(members_b) and groups_a is not None and len(members_a) > 1
-    if not joined:
-        members_a, members_b = _members(len(a), None), _members(len(b), None)
+    if joined:
+        sides = [[members[key] for key in members_a] for members in (members_a, members_b)]
+    else:
+        sides = [list(_members(len(rows), None).values()) for rows in (a, b)]
 
     def draw() -> float:
-        keys_a = rng.choice(len(members_a), len(members_a))
-        keys_b = keys_a if joined else rng.choice(len(members_b), len(members_b))
-        rows = [np.concatenate([members[k] for k in keys]) for members, keys in
-                ((list(members_a.values()), keys_a), ([members_b[k] for k in (members_a if joined else members_b)], keys_b))]
+        of_a = rng.choice(len(sides[0]), len(sides[0]))
+        of_b = of_a if joined else rng.choice(len(sides[1]), len(sides[1]))
+        rows = [np.concatenate([side[k] for k in keys]) for side, keys in zip(sides, (of_a, of_b))]
         return statistic(a[rows[0]], b[rows[1]])
 
     drawn = np.array([draw() for _ in range(resamples)])
-    low, high = _quantiles(drawn, len(members_a))
+    low, high = _quantiles(drawn, len(sides[0]))
     return Estimate(*(max(0.0, 2 * value - q) for q in (drawn.mean(), high, low)), len(a))
 
 
@@ -130,10 +131,8 @@ def _members(count: int, groups: Sequence | None) -> dict[Any, np.ndarray]:
 def _clusters(values: np.ndarray, groups: Sequence | None) -> list[np.ndarray]:
     if len(values) == 0:
         raise ValueError("no values to average")
-    keys = list(dict.fromkeys(groups)) if groups is not None else []
-    if len(keys) < 2:
-        return [values[i : i + 1] for i in range(len(values))]
-    return [values[[g == key for g in groups]] for key in keys]
+    members = _members(len(values), groups)
+    return [values[rows] for rows in (members if len(members) > 1 else _members(len(values), None)).values()]
 
 
 def _quantiles(values: np.ndarray, clusters: int) -> tuple[float, float]:

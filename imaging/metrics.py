@@ -81,12 +81,17 @@ def r_precision(similarity: Tensor, truth: Tensor) -> Tensor:
 def diversity(images: ImageSet, by: Yardstick) -> Estimate | None:
     """Mean distance of two seeds of one prompt; None where no prompt has two images. The interval is over prompts, or over
     seeds where there is one prompt."""
-    of = lambda caption: torch.tensor([i for i, c in enumerate(images.captions) if c == caption])  # noqa: E731
-    several = [mine for mine in map(of, dict.fromkeys(images.captions)) if len(mine) > 1]
-    between = [pairwise(by.distance, images.images[mine]) for mine in several]
+    between = between_seeds(images, by.distance)
     if len(between) == 1:
         return bootstrap.pairs(between[0].double().numpy(), by.seed)
     return bootstrap.mean([mean_of_pairs(matrix) for matrix in between], None, by.seed) if between else None
+
+
+def between_seeds(images: ImageSet, distance: Distance) -> list[Tensor]:
+    """Distances of the images of each caption that has several, (S, S) each."""
+    of = lambda caption: torch.tensor([i for i, c in enumerate(images.captions) if c == caption])  # noqa: E731
+    several = [mine for mine in map(of, dict.fromkeys(images.captions)) if len(mine) > 1]
+    return [pairwise(distance, images.images[mine]) for mine in several]
 
 
 def frechet_to_samples(features: Tensor, groups: Sequence[str], by: Yardstick) -> Estimate | None:

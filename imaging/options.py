@@ -78,16 +78,20 @@ class OptimisationOptions(ModelOptions):
         )
 
     def side(self, model: DiffusionModel) -> int:
-        side = model.image_size if self.size is None else self.size
-        if not 8 <= side <= 8192:
-            raise UserError(f"size is {side}; images are between 8 and 8192 pixels wide")
-        return side
+        return check_side(model.image_size if self.size is None else self.size)
 
     def folder(self, tool: str, method: str, settings: dict[str, Any], prompt: str) -> Path:
         """--out, or a name that the settings decide."""
         decisive = json.dumps({**settings, "batch_size": self.batch_size}, sort_keys=True, default=str)
         code = hashlib.sha256(decisive.encode()).hexdigest()[:8]
         return self.out if self.out is not None else ROOT / "outputs" / "2d" / f"{tool}-{method}-{slug(prompt, 24)}-{code}"
+
+
+def check_side(side: int) -> int:
+    """The side of images in pixels; `UserError` if it is out of range."""
+    if not 8 <= side <= 8192:
+        raise UserError(f"size is {side}; images are between 8 and 8192 pixels wide")
+    return side
 
 
 def settings(distillation: Distillation, recipe: Any, method: str, **more: Any) -> dict[str, Any]:

@@ -13,7 +13,6 @@ command goes on.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import sys
 from pathlib import Path
 from typing import Literal
@@ -60,7 +59,7 @@ def main() -> None:
     jobs = [Job(prompt, seed) for prompt in options.prompts for seed in options.seeds]
     described = settings(
         distillation, recipe, options.method, size=original.shape[-1],
-        source_prompt=options.source_prompt, image=hashlib.sha256(pictures.to_bytes(original).numpy()).hexdigest(),
+        source_prompt=options.source_prompt, image=pictures.code(original),
     )
     folder = options.folder("edit", options.method, {**described, "jobs": jobs}, options.prompts[0])
     session = Session(folder, described, jobs, options.batch_size)

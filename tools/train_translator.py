@@ -12,7 +12,6 @@ saves; the same command goes on. The result is one file, OUT/translator.safetens
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import sys
 from pathlib import Path
 from typing import Literal
@@ -26,7 +25,7 @@ from imaging import methods, sources  # noqa: E402
 from imaging.console import Interrupted, run_tool, slug  # noqa: E402
 from imaging.files import write_json  # noqa: E402
 from imaging.options import ROOT, ModelOptions, settings  # noqa: E402
-from imaging.pictures import write_image  # noqa: E402
+from imaging.pictures import code, write_image  # noqa: E402
 from imaging.translation import Translation, TranslationRecipe, open_run, quiet_engine, train  # noqa: E402
 from imaging.translator import Translator, TranslatorSpec, save_translator  # noqa: E402
 from lmc_guidance import UserError  # noqa: E402
@@ -68,11 +67,6 @@ class Options(ModelOptions):
     """Folder of the run; none: outputs/2d/translator-METHOD-SOURCE."""
 
 
-def code_of(images: torch.Tensor) -> str:
-    """What tells these images from others of the same names."""
-    return hashlib.sha256(images.numpy().tobytes()).hexdigest()[:16]
-
-
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     if not options.targets:
@@ -95,7 +89,7 @@ def main() -> None:
     record = settings(
         distillation, recipe, options.method, source=options.source, targets=spec.targets, width=options.width,
         training_images=len(images.training), held_out=[images.names[i] for i in images.held_out_index],
-        source_prompt=options.source_prompt, pictures=code_of(images.images),
+        source_prompt=options.source_prompt, pictures=code(images.images),
     )
     open_run(folder, record)
     for i, image in zip(images.held_out_index, images.held_out):

@@ -23,7 +23,7 @@ import tyro  # noqa: E402
 from imaging import pictures, sources  # noqa: E402
 from imaging.console import read_json, run_tool, slug  # noqa: E402
 from imaging.files import write_json  # noqa: E402
-from imaging.options import pick_device  # noqa: E402
+from imaging.options import check_side, pick_device  # noqa: E402
 from imaging.translator import load_translator, translate  # noqa: E402
 from lmc_guidance import UserError  # noqa: E402
 
@@ -81,8 +81,8 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     if options.batch_size < 1:
         raise UserError(f"batch-size is {options.batch_size}; it must be 1 or more")
-    if options.size is not None and not 8 <= options.size <= 8192:
-        raise UserError(f"size is {options.size}; images are between 8 and 8192 pixels wide")
+    if options.size is not None:
+        check_side(options.size)
     network, _ = load_translator(options.translator, pick_device(options.device))
     targets = pick_targets(network.spec.targets, options.targets)
     paths = list_distinct(options.folder)

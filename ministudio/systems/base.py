@@ -150,9 +150,9 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
         for name, value in terms.items():
             if f"lambda_{name}" not in self.cfg.loss:
                 raise ConfigError(f"system.loss.lambda_{name}", f"is missing: this run has a loss named {name}")
-            total = total + value * self._weight(name)
+            total = total + value * self._weight(f"lambda_{name}")
         self.log_dict({f"train/loss_{name}": value.detach() for name, value in terms.items()})
-        self.log_dict({f"train_params/{name}": float(self.C(value)) for name, value in self.cfg.loss.items()})
+        self.log_dict({f"train_params/{key}": float(self._weight(key)) for key in self.cfg.loss})
         self.log("train/loss", total.detach())
         if not torch.isfinite(total):
             bad = [name for name, value in terms.items() if not torch.isfinite(value)] or ["their sum"]
@@ -162,13 +162,12 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
             )
         return total
 
-
-    def _weight(self, name: str) -> float:
-        """The lambda of a term now."""
+    def _weight(self, key: str) -> float:
+        """The value now of a schedule in the block of the loss; 0 where it has none of that name."""
         try:
-            return self.C(self.cfg.loss[f"lambda_{name}"])
+            return self.C(self.cfg.loss.get(key, 0.0))
         except UserError as error:
-            raise ConfigError(f"system.loss.lambda_{name}", str(error)) from None
+            raise ConfigError(f"system.loss.{key}", str(error)) from None
 
 
 class BaseLift3DSystem(BaseSystem):

@@ -73,7 +73,7 @@ class DreamFusion(BaseLift3DSystem):
 
     def _regularisers(self, out: dict[str, Tensor]) -> dict[str, Tensor]:
         """The regularisers that weigh something now."""
-        weights = {name: self.C(self.cfg.loss.get(f"lambda_{name}", 0.0)) for name in REGULARISERS}
+        weights = {name: self._weight(f"lambda_{name}") for name in REGULARISERS}
         if weights["orient"] > 0 and "normal" not in out:
             raise ConfigError("system.loss.lambda_orient", "needs normals: choose a material that requires them at every step")
         return {name: loss(out) for name, loss in REGULARISERS.items() if weights[name] > 0}
