@@ -20,6 +20,8 @@ from toybox.captions import BY_CAPTION, Thing
 
 BLUR = 2.0  # pixels; what a Gaussian of this deviation takes away counts as detail
 RIM = 4  # pixels of the silhouette that are no texture
+SHOWN = 4  # views of a trial that are kept to be looked at: front, side, back, side
+UNTRAINED = 0.5  # grey of an untrained background
 
 
 class Views(NamedTuple):
@@ -73,6 +75,14 @@ def true_views(trial: Path, thing: Thing, count: int, side: int, background: flo
     """What a trial's turntable should show, in its light, before a flat grey in [0, 1]."""
     scenes = render.studio(*thing, cameras.turntable(count, **camera_of(trial)), (background,) * 3, ambient_of(trial))
     return Views(*render.render(scenes, side))
+
+
+def picture(trial: Path, thing: Thing) -> torch.Tensor:
+    """The truth's turntable above the trial's, `SHOWN` views each, (3, 2 H, SHOWN · H) in [0, 1]."""
+    mine = turntable(trial, SHOWN).rgb
+    true = true_views(trial, thing, SHOWN, mine.shape[1], UNTRAINED).rgb
+    rows = [np.concatenate(list(views), axis=1) for views in (true, mine)]
+    return torch.from_numpy(np.concatenate(rows)).permute(2, 0, 1)
 
 
 def saturated_share(views: Views) -> float:

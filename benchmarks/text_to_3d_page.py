@@ -15,19 +15,17 @@ from typing import Any, NamedTuple, Sequence
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
 
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import tyro  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from benchmarks.trials_3d import results, short  # noqa: E402
+from benchmarks.trials_3d import results, short, views_of  # noqa: E402
 from imaging import bootstrap, pictures, tables  # noqa: E402
 from imaging.console import run_tool  # noqa: E402
 from imaging.files import write_text  # noqa: E402
 
 OMEGA = "system.guidance.guidance_scale"
 FIGURE_VIEWS = 2  # of each object, front and back
-UNTRAINED = 0.5  # grey of an untrained background
 
 
 class Measure(NamedTuple):
@@ -64,6 +62,8 @@ class Options:
     imaging.tables.write_page only what stands between them."""
     against: str | None = None
     """Method from which the others' paired differences are taken, as the tables name it; none: the first."""
+    shown: tuple[str, ...] = ()
+    """Methods in the figure of turntable views, as the tables name them; none given: all."""
 
 
 def method_of(result: dict[str, Any]) -> str:
@@ -128,25 +128,31 @@ def _difference(key: str, a: dict, b: dict, common: Sequence[tuple[str, int]]) -
     return bootstrap.difference(*values, groups=[prompt for prompt, _ in known]) if known else None
 
 
-def figure(out: Path, found: Sequence[dict[str, Any]]) -> Tensor | None:
-    """The first seed of every prompt under every method, beside the truth; (3, H, W)."""
-    from benchmarks.measures_3d import true_views, turntable
-    from toybox.captions import BY_CAPTION
-
+def figure(out: Path, found: Sequence[dict[str, Any]], shown: Sequence[str] = ()) -> Tensor:
+    """The first seed of every prompt under every method, or those named, beside the truth; (3, H, W)."""
     groups = by_method(found)
-    first = {(method, r["prompt"]): r for method, group in groups.items() for r in reversed(group)}
-    prompts = list(dict.fromkeys(r["prompt"] for r in found))
-    tiles: list[Tensor] = []
+    for name in shown:
+        if name not in groups:
+            raise SystemExit(f"--shown {name}: no such method; there are {'; '.join(groups)}")
+    methods = shown or list(groups)
+    first = {(method, r["prompt"]): out / r["folder"] for method in methods for r in reversed(groups[method])}
+    prompts = list(dict.fromkeys(prompt for _, prompt in first))
+    rows = []
     for prompt in prompts:
-        shown = [first.get((method, prompt)) for method in groups]
-        trials = [out / r["folder"] / "trial" if r else None for r in shown]
-        frames = [turntable(trial, FIGURE_VIEWS).rgb if trial else None for trial in trials]
-        some, side = next((trial, f.shape[1]) for trial, f in zip(trials, frames) if trial)
-        true = true_views(some, BY_CAPTION[prompt], FIGURE_VIEWS, side, UNTRAINED).rgb
-        columns = [true, *(np.ones_like(true) if f is None else f for f in frames)]
-        tiles += [torch.from_numpy(view).permute(2, 0, 1) for column in columns for view in column]
-    heads = [head for name in ("truth", *groups) for head in (name, "")]
-    return pictures.grid(torch.stack(tiles), FIGURE_VIEWS * (len(groups) + 1), prompts, heads) if tiles else None
+        turntables = [_turntables(first[method, prompt]) if (method, prompt) in first else None for method in methods]
+        true, _ = some = next(pair for pair in turntables if pair is not None)
+        columns = [true, *(pair[1] if pair is not None else torch.ones_like(some[1]) for pair in turntables)]
+        rows.append(torch.cat(columns))
+    heads = [head for name in ("truth", *methods) for head in (name, "")]
+    return pictures.grid(torch.cat(rows), len(heads), prompts, heads)
+
+
+def _turntables(folder: Path) -> Tensor:
+    """The truth's views and the run's, (2, FIGURE_VIEWS, 3, H, H)."""
+    picture = pictures.read_image(views_of(folder))
+    side = picture.shape[1] // 2
+    tiles = picture.unfold(1, side, side).unfold(2, side, side).movedim(0, 2)  # (2, SHOWN, 3, H, H)
+    return tiles[:, :: tiles.shape[1] // FIGURE_VIEWS]
 
 
 def omega_chart(found: Sequence[dict[str, Any]], path: Path) -> bool:
@@ -178,7 +184,7 @@ def omega_chart(found: Sequence[dict[str, Any]], path: Path) -> bool:
     return True
 
 
-def page(out: Path, images: Path, against: str | None = None) -> str:
+def page(out: Path, images: Path, against: str | None = None, shown: Sequence[str] = ()) -> str:
     """Markdown of everything under the folder; figures go to `images`."""
     found = [{**result, "folder": folder} for folder, result in results(out).items()]
     if not found:
@@ -192,16 +198,16 @@ def page(out: Path, images: Path, against: str | None = None) -> str:
     if pairs:
         tables.write(out, "pairs", pairs)
         parts += ["Means of paired differences, over the prompts and seeds that both have:", tables.text(pairs)]
-    pictures.write_image(images / "text_to_3d.png", figure(out, found))
+    pictures.write_image(images / "text_to_3d.png", figure(out, found, shown))
     parts.append(f"![Truth and methods, first seed, from the front and from behind]({images.name}/text_to_3d.png)")
     if omega_chart(found, images / "text_to_3d_omega.png"):
         parts.append(f"![Measures against ω]({images.name}/text_to_3d_omega.png)")
-    return "\n\n".join([*parts, tables.text(rows)]) + "\n"
+    return "\n\n".join([*parts, "Every run: `runs.csv` beside the results."]) + "\n"
 
 
-def write(out: Path, docs: Path | None = None, against: str | None = None) -> str:
+def write(out: Path, docs: Path | None = None, against: str | None = None, shown: Sequence[str] = ()) -> str:
     """Tables, figures and the page beside the runs, and page and figures again at `docs`; returns the page."""
-    text = page(out, out / "images", against)
+    text = page(out, out / "images", against, shown)
     write_text(out / "page.md", text)
     if docs is not None:
         images = docs.parent / "images"
@@ -214,7 +220,7 @@ def write(out: Path, docs: Path | None = None, against: str | None = None) -> st
 
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
-    print(write(options.folder, options.docs, options.against))
+    print(write(options.folder, options.docs, options.against, options.shown))
 
 
 if __name__ == "__main__":

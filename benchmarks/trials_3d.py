@@ -1,8 +1,13 @@
-"""Runs of launch.py as a sweep plans them: each a process of its own, with an ordinary trial folder and one result."""
+"""Runs of launch.py as a sweep plans them: each a process of its own, with an ordinary trial folder and one result.
+
+What is left of a run without its trial, its result and a picture of it, is small enough to be committed: another
+machine then goes on with the sweep, and the page can be made there.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import fcntl  # POSIX
 import functools
 import hashlib
 import itertools
@@ -12,6 +17,7 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator, Sequence
 
@@ -19,6 +25,7 @@ from omegaconf import OmegaConf
 
 from imaging.console import slug
 from imaging.files import write_json
+from imaging.pictures import write_image
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -53,15 +60,30 @@ class Run:
         return self.folder / "trial"
 
     def settings(self) -> dict[str, Any]:
-        """What a result must have been made with to count as this run's: overrides, and the YAML but for its remarks."""
-        content = OmegaConf.to_container(OmegaConf.load(self.config))  # interpolations as they are written
-        code = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
-        return {"overrides": list(self.overrides), "config_code": code}
+        """What a result must have been made with to count as this run's: overrides, the YAML but for its remarks, weights."""
+        content = OmegaConf.load(self.config)
+        plain = OmegaConf.to_container(content)  # interpolations as they are written
+        code = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
+        model = str(OmegaConf.select(content, "system.guidance.pretrained_model_name_or_path"))
+        return {"overrides": list(self.overrides), "config_code": code, "weights_code": _weights_code(ROOT / model)}
 
     @property
     def result(self) -> Path:
         """There when the run is done: what it was, and every measure."""
         return self.folder / "result.json"
+
+
+def views_of(folder: Path) -> Path:
+    """There when the run of a folder is done: the truth's turntable above its own."""
+    return folder / "views.webp"
+
+
+@functools.lru_cache
+def _weights_code(model: Path) -> str:
+    """What tells the weights that a run is made with from others; a model of a hub is told by its name alone."""
+    parts = [path for name in ("", "unet", "text_encoder") for path in sorted((model / name).glob("*.safetensors"))]
+    code = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in parts))
+    return code.hexdigest()[:12] if parts else model.name
 
 
 def short(key: str) -> str:
@@ -144,34 +166,59 @@ def _judge() -> Any:
     return Judge(ROOT / "models" / "toybox" / "judge")
 
 
+@contextmanager
+def _claimed(folder: Path) -> Iterator[bool]:
+    """Whether this process has the folder to itself, until it leaves or dies."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
 def execute(run: Run, views: int = 8) -> str | None:
     """Train and measure a run and write its result; what went wrong, in words, if anything did."""
-    from benchmarks.measures_3d import measure
+    with _claimed(run.folder) as mine:
+        if run.result.is_file():  # another sweep over the same folder was faster
+            return None
+        return _execute(run, views) if mine else "another sweep is running it"
+
+
+def _execute(run: Run, views: int) -> str | None:
     from toybox.captions import BY_CAPTION
 
-    if run.result.is_file():  # another sweep over the same folder was faster
-        return None
-    thing = BY_CAPTION[run.prompt]
     try:
         spent = train(run)
-        found = measure(run.trial, thing, views, _judge())
+        told = {"config": run.config.stem, "varied": dict(run.varied), **run.settings(), "prompt": run.prompt,
+                "held_out": BY_CAPTION[run.prompt].held_out, "seed": run.seed}
+        _record(run.folder, {**told, **spent}, views)
     except (RuntimeError, OSError, ValueError) as error:
         return str(error)
-    told = {"config": run.config.stem, "varied": dict(run.varied), **run.settings(), "prompt": run.prompt,
-            "held_out": thing.held_out, "seed": run.seed}
-    write_json(run.result, {**told, **spent, **found})
     return None
 
 
-def measure_again(out: Path, views: int = 8) -> Iterator[str]:
-    """Take every measure of the finished runs under `out` anew, from their trials as they lie there; yields their names."""
-    from benchmarks.measures_3d import measure
+def _record(folder: Path, told: dict[str, Any], views: int) -> None:
+    """Measure the trial in a run's folder and write what is kept of it, the result last."""
+    from benchmarks.measures_3d import measure, picture
     from toybox.captions import BY_CAPTION
 
+    trial, thing = folder / "trial", BY_CAPTION[told["prompt"]]
+    found = measure(trial, thing, views, _judge())
+    write_image(views_of(folder), picture(trial, thing))
+    write_json(folder / "result.json", {**told, **found})
+
+
+def measure_again(out: Path, views: int = 8) -> Iterator[str]:
+    """Take every measure of the finished runs under `out` anew, from the trials that lie there; yields what became of each."""
     for name, told in results(out).items():
-        found = measure(out / name / "trial", BY_CAPTION[told["prompt"]], views, _judge())
-        write_json(out / name / "result.json", {**told, **found})
-        yield name
+        if (out / name / "trial").is_dir():
+            _record(out / name, told, views)
+            yield name
+        else:
+            yield f"{name}: left as it was, its trial is not here"
 
 
 def results(out: Path) -> dict[str, dict[str, Any]]:

@@ -70,9 +70,9 @@ def to_bytes(rgb: Tensor) -> Tensor:
 
 
 def write_image(path: Path, rgb: Tensor) -> None:
-    """Write an image (3, H, W) in [0, 1] as PNG."""
+    """Write an image (3, H, W) in [0, 1] in the format of the path's suffix: .png, or .webp, which loses a little."""
     pixels = to_bytes(rgb).numpy()
-    write_atomically(path, lambda file: iio.imwrite(file, pixels, extension=".png"))
+    write_atomically(path, lambda file: iio.imwrite(file, pixels, extension=path.suffix))
 
 
 def code(images: Tensor) -> str:

@@ -74,6 +74,14 @@ def test_the_truth_is_seen_by_the_cameras_of_the_trial(trial):
     assert after.opacity.sum() < 0.4 * before.opacity.sum()  # twice as far away
 
 
+def test_what_is_kept_to_be_looked_at_has_the_truth_above(trial):
+    kept = measures.picture(trial, CUBE)
+    assert kept.shape == (3, 2 * 16, 4 * 16)
+    true, mine = kept[:, :16, :16], kept[:, 16:, :16]
+    assert mine[:, :8, :8].flatten(1).mean(1).tolist() == [1, 0, 0]  # the trial's red corner
+    assert true[:, 0, 0].tolist() == [0.5] * 3 and true[0, 8, 8] > 3 * true[1, 8, 8]  # a red cube before grey
+
+
 def test_the_latest_of_several_test_stages_counts(trial):
     for i in range(9):
         iio.imwrite(trial / "save" / "it10-test" / f"{i}.png", np.zeros((16, 48, 3), np.uint8))

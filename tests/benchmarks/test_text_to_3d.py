@@ -2,10 +2,9 @@
 
 import dataclasses
 import sys
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
+import torch
 
 from benchmarks import measures_3d, text_to_3d as bench, text_to_3d_page as page, trials_3d as trials
 from imaging.files import write_json
@@ -106,6 +105,8 @@ def fake_result(run, **values):
                  floaters=0.0, color_error=0.1, saturated=0.2, saturated_truth=0.0, detail=0.1, detail_truth=0.1, janus=None)
     write_json(run.result, {"config": run.config.stem, "varied": dict(run.varied), "overrides": [], "prompt": run.prompt,
                             "held_out": False, "seed": run.seed, **found, **values})
+    if not trials.views_of(run.folder).is_file():
+        trials.write_image(trials.views_of(run.folder), torch.full((3, 32, 64), 0.5))  # two rows of four views
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -126,16 +127,13 @@ def test_a_sweep_goes_on_past_failures_and_repeats_nothing(options, monkeypatch,
     assert "failed: no luck" in capsys.readouterr().out
 
 
-def test_the_page_has_a_row_a_run_and_a_row_a_method(options, monkeypatch):
+def test_the_page_has_a_row_a_method_and_a_list_of_runs(options):
     for i, run in enumerate(bench.plan(options)):
         fake_result(run, iou=i / 10, janus=0.25 if "bear" in run.prompt else None)
-    frames = SimpleNamespace(rgb=np.full((page.FIGURE_VIEWS, 16, 16, 3), 0.5, np.float32))
-    monkeypatch.setattr(measures_3d, "turntable", lambda trial, count: frames)
-    monkeypatch.setattr(measures_3d, "ambient_of", lambda trial: 0.4)
-    monkeypatch.setattr(measures_3d, "camera_of", lambda trial: {})
     text = page.write(options.out, options.out / "docs" / "page.md")
     rows = [line.split("|") for line in text.splitlines() if line.startswith("| dreamfusion")]
-    assert len(rows) == 4 + 3 + 8  # methods, their differences from the first, runs
+    assert len(rows) == 4 + 3  # methods, their differences from the first
+    assert (options.out / "runs.csv").read_text().count("\n") == 1 + 8
     methods = {row[1].strip(): row for row in rows[:4]}
     lmc = methods["dreamfusion-lmc, guidance_type lmc-guidance, guidance_scale 0"]
     assert lmc[2].strip() == "2" and lmc[6].strip() == "0.200 [0.000, 0.400]" and lmc[7].strip() == "21"
@@ -145,13 +143,58 @@ def test_the_page_has_a_row_a_run_and_a_row_a_method(options, monkeypatch):
 
 
 def test_finished_runs_are_measured_again_without_running(options, monkeypatch):
-    run = bench.plan(options)[0]
+    run, elsewhere = bench.plan(options)[:2]
     fake_result(run, iou=0.1)
+    fake_result(elsewhere, iou=0.1)
+    run.trial.mkdir()
     monkeypatch.setattr(trials, "_judge", lambda: None)
     monkeypatch.setattr(measures_3d, "measure", lambda trial, thing, views, judge: {"iou": 0.9, "seen": trial.parent.name})
-    assert list(trials.measure_again(options.out)) == [run.folder.name]
-    (found,) = trials.results(options.out).values()
-    assert (found["iou"], found["seconds"], found["seen"]) == (0.9, 60.4, run.folder.name)
+    monkeypatch.setattr(measures_3d, "picture", lambda trial, thing: torch.zeros(3, 32, 64))
+    told = {line.split(":")[0]: line for line in trials.measure_again(options.out)}
+    assert told[run.folder.name] == run.folder.name and "its trial is not here" in told[elsewhere.folder.name]
+    found, other = (trials.results(options.out)[r.folder.name] for r in (run, elsewhere))
+    assert (found["iou"], found["seconds"], found["seen"], other["iou"]) == (0.9, 60.4, run.folder.name, 0.1)
+
+
+def test_the_figure_shows_the_methods_that_are_named(options):
+    for run in bench.plan(options):
+        fake_result(run)
+        value = 0.25 if dict(run.varied)["system.guidance_type"] == "lmc-guidance" else 0.75
+        rows = torch.stack([torch.full((16, 64), 1.0), torch.full((16, 64), value)]).flatten(0, 1)  # truth, run
+        trials.write_image(trials.views_of(run.folder), rows.expand(3, 32, 64))
+    found = [{**r, "folder": folder} for folder, r in trials.results(options.out).items()]
+    names = list(page.by_method(found))
+    tile = page._turntables(bench.plan(options)[0].folder)
+    assert tile.shape == (2, 2, 3, 16, 16) and tile[0].mean() > 0.98 and abs(tile[1].mean() - 0.25) < 0.02
+    all_, one = page.figure(options.out, found), page.figure(options.out, found, names[-1:])
+    assert one.shape[-1] < 0.6 * all_.shape[-1] and one.shape[-2] == all_.shape[-2]
+    with pytest.raises(SystemExit, match="--shown sds: no such method; there are"):
+        page.figure(options.out, found, ["sds"])
+
+
+def test_a_run_has_its_folder_to_itself(options, monkeypatch):
+    run = bench.plan(options)[0]
+    monkeypatch.setattr(trials, "_execute", lambda run, views: "ran")
+    with trials._claimed(run.folder) as mine:
+        assert mine and trials.execute(run) == "another sweep is running it"
+    assert trials.execute(run) == "ran"
+    fake_result(run)
+    assert trials.execute(run) is None
+
+
+def test_other_weights_are_other_settings(options, tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "ROOT", tmp_path)
+    run, folder = bench.plan(options)[0], tmp_path / "models" / "toybox" / "unet"
+    trials._weights_code.cache_clear()
+    assert run.settings()["weights_code"] == "toybox"
+    codes = set()
+    for content in (b"one", b"two"):
+        trials._weights_code.cache_clear()
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "model.safetensors").write_bytes(content)
+        codes.add(run.settings()["weights_code"])
+    trials._weights_code.cache_clear()
+    assert len(codes) == 2
 
 
 def test_pairs_are_compared_over_what_both_have(options):
