@@ -43,8 +43,13 @@ class DiffusionModel:
         device: Union[str, torch.device] = "cpu",
         dtype: torch.dtype = torch.float32,
         channels_last: bool = False,
+        weights_on: Union[str, torch.device, None] = None,
     ) -> "DiffusionModel":
-        """Load a diffusers-format folder or hub id; a folder that is no such model is a `UserError`."""
+        """Load a diffusers-format folder or hub id; a folder that is no such model is a `UserError`.
+
+        weights_on: where the networks' weights rest, such as the CPU before `save_memory(cpu_offload=True)`, which runs
+        them on `device`; None: on `device`.
+        """
         from diffusers import AutoencoderKL, UNet2DConditionModel
 
         folder = model_folder(name, half=dtype != torch.float32)
@@ -52,9 +57,10 @@ class DiffusionModel:
         unet = load_part(UNet2DConditionModel, folder, "unet", dtype)
         vae = load_part(AutoencoderKL, folder, "vae", dtype) if (folder / "vae").is_dir() else None
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        unet = unet.to(device, memory_format=layout)
+        rest = device if weights_on is None else weights_on
+        unet = unet.to(rest, memory_format=layout)
         shown = folder.resolve().name if Path(name).expanduser().is_dir() else str(name)
-        return cls(unet, schedule, vae.to(device) if vae is not None else None, shown, folder)
+        return cls(unet, schedule, vae.to(rest) if vae is not None else None, shown, folder)
 
     @property
     def device(self) -> torch.device:

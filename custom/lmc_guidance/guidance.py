@@ -179,6 +179,8 @@ class Guidance(BaseObject):
         cfg = self.cfg
         settings = fast_settings(self.device, cfg.half_precision_weights)
         settings["channels_last"] |= cfg.enable_channels_last_format
+        if cfg.enable_sequential_cpu_offload:
+            settings["weights_on"] = "cpu"  # a model that does not fit the device never comes there whole
         model = DiffusionModel.load(cfg.pretrained_model_name_or_path, self.device, **settings)
         info(
             f"guidance: {model.space} model '{model.name}', {model.channels}×{model.resolution}×{model.resolution}, "

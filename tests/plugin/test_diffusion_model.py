@@ -109,6 +109,13 @@ def test_channels_last_gives_the_same(pixel_folder, pixel_model):
     torch.testing.assert_close(other.predict(z, t, text).eps, pixel_model.predict(z, t, text).eps, atol=1e-5, rtol=1e-5)
 
 
+def test_weights_may_rest_elsewhere(latent_folder):
+    """On a device that has no memory at all: the schedule goes there, the networks never do."""
+    model = DiffusionModel.load(latent_folder, "meta", weights_on="cpu")
+    assert model.device.type == "meta"
+    assert {weight.device.type for network in (model.unet, model.vae) for weight in network.parameters()} == {"cpu"}
+
+
 def test_pixel_encoding_is_the_affine_map_and_decoding_its_inverse(pixel_model):
     rgb = torch.rand(2, 3, 16, 16)
     torch.testing.assert_close(pixel_model.encode(rgb), 2 * rgb - 1)
