@@ -85,7 +85,13 @@ def picture(trial: Path, thing: Thing) -> torch.Tensor:
     return torch.from_numpy(np.concatenate(rows)).permute(2, 0, 1)
 
 
-def saturated_share(views: Views) -> float:
+def saturation(views: Views) -> float:
+    """Mean saturation of the object's pixels, (max - min) / max as in HSV; 0 where there is no object."""
+    high, low, inside = views.rgb.max(-1), views.rgb.min(-1), views.opacity > 0.5
+    return float(((high - low) / high.clip(min=1e-6))[inside].mean()) if inside.any() else 0.0
+
+
+def clipped_share(views: Views) -> float:
     """Share of the object's pixels that have a channel at either end of the range."""
     clipped = (views.rgb.min(-1) < 0.02) | (views.rgb.max(-1) > 0.98)
     inside = views.opacity > 0.5
@@ -120,7 +126,9 @@ def measure(trial: Path, thing: Thing, count: int, judge: Judge) -> dict[str, fl
     return {
         "r_precision": hits.mean().item(), **compare.likeness(thing.shape, mesh.vertices, mesh.faces)._asdict(),
         "color_error": float(np.linalg.norm(mean_color(mine) - mean_color(true))),
-        "saturated": saturated_share(mine), "saturated_truth": saturated_share(true),
+        "saturation": saturation(mine), "saturation_truth": saturation(true),
+        "saturation_error": abs(saturation(mine) - saturation(true)),
+        "clipped": clipped_share(mine), "clipped_truth": clipped_share(true),
         "detail": detail(mine), "detail_truth": detail(true),
         "fronts": fronts and fronts.seen, "janus": fronts.hidden if fronts and fronts.seen >= janus.FACELESS else None,
     }

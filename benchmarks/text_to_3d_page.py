@@ -44,11 +44,13 @@ MEASURES = {
     "chamfer": Measure("Chamfer, mm", bootstrap.median, 1000.0, whole=True),
     "normal_consistency": Measure("normals", bootstrap.median),
     "floaters": Measure("floaters", bootstrap.mean), "fronts": Measure("fronts"), "janus": Measure("Janus"),
-    "color_error": Measure("colour error", bootstrap.median), "saturated": Measure("saturated"),
-    "saturated_truth": Measure("(truth)"), "detail": Measure("detail"), "detail_truth": Measure("(truth's detail)"),
+    "color_error": Measure("colour error", bootstrap.median), "saturation": Measure("saturation"),
+    "saturation_truth": Measure("(truth's)"), "saturation_error": Measure("saturation error"), "clipped": Measure("clipped"),
+    "clipped_truth": Measure("(truth's clipped)"), "detail": Measure("detail"), "detail_truth": Measure("(truth's detail)"),
 }
 
-COMPARED = ("r_precision", "iou", "chamfer", "normal_consistency", "color_error", "saturated", "detail", "fronts", "janus")
+COMPARED = ("r_precision", "iou", "chamfer", "normal_consistency", "color_error", "saturation_error", "clipped", "detail",
+            "fronts", "janus")
 
 
 @dataclasses.dataclass
@@ -168,7 +170,7 @@ def omega_chart(found: Sequence[dict[str, Any]], path: Path) -> bool:
             points.setdefault(float(omega), []).append(result)
     if max(map(len, lines.values()), default=0) < 2:
         return False
-    keys = ("r_precision", "iou", "color_error", "saturated", "janus")
+    keys = ("r_precision", "iou", "color_error", "saturation_error", "detail", "janus")
     chart = Figure(figsize=(3 * len(keys), 2.6), layout="constrained")
     axes = chart.subplots(1, len(keys))
     for axis, key in zip(axes, keys):

@@ -49,7 +49,9 @@ def test_measure(trial):
     assert found["r_precision"] == 0.5
     assert found["iou"] > 0.9
     assert found["chamfer"] < 0.005 and found["normal_consistency"] > 0.95 and found["floaters"] == 0
-    assert found["saturated"] == pytest.approx(0.5) and found["saturated_truth"] < 0.05
+    assert found["clipped"] == pytest.approx(0.5) and found["clipped_truth"] < 0.05
+    assert found["saturation"] == pytest.approx(0.5) and found["saturation_truth"] > 0.8  # half of it is grey, half red
+    assert found["saturation_error"] == pytest.approx(found["saturation_truth"] - 0.5)
     assert found["fronts"] is None and found["janus"] is None  # a cube has no front
     true = measures.mean_color(measures.true_views(trial, CUBE, 8, 16))
     quarter = np.array([255, 0, 0]) / 510 + np.array([128, 128, 128]) / 510

@@ -102,7 +102,8 @@ def test_launch_is_called_with_all_overrides_and_its_end_is_told(options, monkey
 def fake_result(run, **values):
     """A result.json as a finished run leaves it."""
     found = dict(seconds=60.4, peak_mib=900.0, r_precision=0.5, iou=0.8, chamfer=0.0214, normal_consistency=0.9,
-                 floaters=0.0, color_error=0.1, saturated=0.2, saturated_truth=0.0, detail=0.1, detail_truth=0.1, janus=None)
+                 floaters=0.0, color_error=0.1, saturation=0.6, saturation_truth=0.8, saturation_error=0.2, clipped=0.2,
+                 clipped_truth=0.0, detail=0.1, detail_truth=0.1, janus=None)
     write_json(run.result, {"config": run.config.stem, "varied": dict(run.varied), "overrides": [], "prompt": run.prompt,
                             "held_out": False, "seed": run.seed, **found, **values})
     if not trials.views_of(run.folder).is_file():
