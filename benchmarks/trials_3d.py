@@ -60,8 +60,11 @@ class Run:
         return self.folder / "trial"
 
     def settings(self) -> dict[str, Any]:
-        """What a result must have been made with to count as this run's: overrides, the YAML but for its remarks, weights."""
+        """What a result must have been made with to count as this run's: overrides, weights, and the YAML but for its
+        remarks and for what is varied."""
         content = OmegaConf.load(self.config)
+        for key, _ in self.varied:
+            OmegaConf.update(content, key, None, force_add=True)
         plain = OmegaConf.to_container(content)  # interpolations as they are written
         code = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
         model = str(OmegaConf.select(content, "system.guidance.pretrained_model_name_or_path"))

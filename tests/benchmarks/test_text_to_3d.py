@@ -64,6 +64,8 @@ def test_remarks_in_a_configuration_do_not_make_it_another(options, tmp_path):
     assert dataclasses.replace(run, config=other).settings() == run.settings()
     other.write_text(options.config[0].read_text().replace("max_steps: 300", "max_steps: 301"))
     assert dataclasses.replace(run, config=other).settings() != run.settings()
+    other.write_text(options.config[0].read_text().replace("guidance_scale: 2.", "guidance_scale: 7."))  # varied anyway
+    assert dataclasses.replace(run, config=other).settings() == run.settings()
 
 
 def test_a_malformed_vary_is_refused(options):
