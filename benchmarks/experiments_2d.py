@@ -3,6 +3,7 @@
     python benchmarks/experiments_2d.py                        everything, to outputs/experiments_2d
     python benchmarks/experiments_2d.py --tasks synthesis      one task
     python benchmarks/experiments_2d.py --docs docs/experiments.md
+    python benchmarks/experiments_2d.py --batch-size 72 --workers 11          on a GPU: a process per method and task
 
 Every method has the same budget. ω is tuned on prompts of their own, over a stated grid whose every point is shown;
 then each method runs at its best on the test prompts, a third of which no training caption names. A finished cell is
@@ -13,7 +14,9 @@ claim of the paper with a number and an interval.
 from __future__ import annotations
 
 import dataclasses
+import subprocess
 import sys
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Literal, NamedTuple, Sequence
 
@@ -25,6 +28,7 @@ import tyro  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from benchmarks import experiments_2d_page as page  # noqa: E402
+from benchmarks.things_2d import source_image, source_of, test_things, tuning_things  # noqa: E402
 from imaging import methods, metrics, perceptual, samples, sources, translation  # noqa: E402
 from imaging.console import Interrupted, run_tool  # noqa: E402
 from imaging.judge import Judge  # noqa: E402
@@ -32,9 +36,8 @@ from imaging.options import ModelOptions, settings  # noqa: E402
 from imaging.session import Session  # noqa: E402
 from imaging.synthesis import GREY, Job, Optimisation, Recipe  # noqa: E402
 from imaging.translator import Translator, TranslatorSpec, load_translator, save_translator, translate  # noqa: E402
-from lmc_guidance import UserError  # noqa: E402
-from toybox import cameras, patterns, render, shapes  # noqa: E402
-from toybox.captions import HELD_OUT, THINGS, TRAINING, Thing  # noqa: E402
+from toybox import patterns  # noqa: E402
+from toybox.captions import THINGS, Thing  # noqa: E402
 
 GRID = {
     "sds": (0.0, 1.0, 3.0, 10.0, 30.0, 100.0),
@@ -83,6 +86,8 @@ class Options(ModelOptions):
     """Samples of the diffusion model per test prompt, for the Fréchet distance and the colour statistics."""
     batch_size: int = 8
     """Images optimised at once."""
+    workers: int = 1
+    """Processes at once, one for each method and task. Pays on a GPU, which one process cannot keep busy."""
     judge: str = str(ROOT / "models" / "toybox" / "judge")
     """CLIP for scores, R-precision (over all 480 captions) and distances."""
     lpips: str = "auto"
@@ -91,6 +96,8 @@ class Options(ModelOptions):
     """Folder for all cells, tables and figures."""
     docs: Path | None = None
     """Also write the page here, its figures into images/ beside it."""
+    page: bool = True
+    """Whether to write a page. Without one only the cells of the methods are made, not those that single claims need."""
 
     def methods_of(self, task: Task) -> list[str]:
         """The methods that a task runs: those that apply to it and are not left out."""
@@ -115,37 +122,6 @@ class Cell(NamedTuple):
     @property
     def jobs(self) -> list[Job]:
         return [Job(thing.caption, seed) for thing in self.things for seed in self.seeds]
-
-
-def test_things(count: int) -> tuple[Thing, ...]:
-    """A third held-out combinations, spread evenly over the world."""
-    held = count // 3
-    spread = lambda things, n: [things[(i * (len(things) - 7)) // n + i % 7] for i in range(n)]  # noqa: E731
-    if held > len(HELD_OUT) - 7:
-        raise UserError(f"--prompts {count}: a third of them would be held out, there are {len(HELD_OUT) - 7} to choose from")
-    things = (*spread(TRAINING, count - held), *spread(HELD_OUT, held))
-    if len(set(things)) < count:
-        raise UserError(f"--prompts {count}: some would come twice; give 36 or fewer")
-    return things
-
-
-def tuning_things(count: int, taken: Sequence[Thing]) -> tuple[Thing, ...]:
-    """Training combinations that are in no test."""
-    free = [thing for thing in TRAINING if thing not in taken]
-    return tuple(free[(i * len(free)) // count + 3] for i in range(count))
-
-
-def source_of(thing: Thing, number: int) -> Thing:
-    """Another object to edit: in turn of another colour, pattern or shape."""
-    field, names = (("color", patterns.COLOR_NAMES), ("pattern", patterns.NAMES), ("shape", shapes.NAMES))[number % 3]
-    index = names.index(getattr(thing, field))
-    return thing._replace(**{field: names[(index + 1) % len(names)]})
-
-
-def source_image(thing: Thing, size: int) -> Tensor:
-    """A render on grey, half from the front, (3, size, size) in [0, 1]."""
-    scene = render.studio(*thing, cameras.place(15.0, [30.0], 1.6, 50.0), background=(0.5, 0.5, 0.5), ambient=0.3)
-    return torch.from_numpy(render.render(scene, size)[0][0]).permute(2, 0, 1)
 
 
 class Bench:
@@ -271,15 +247,40 @@ def run_diversity(bench: Bench, findings: page.Findings) -> None:
         findings.beside.setdefault("diversity", []).extend(metrics.measure(images, bench.by) for images in named)
 
 
+def commands(options: Options) -> list[list[str]]:
+    """This command once for every method, its edits apart from its synthesis: they share nothing but their ω for translation."""
+    halves = (("synthesis",), ("editing", "translation"))
+    chosen = [[task for task in half if task in options.tasks] for half in halves]
+    return [[sys.executable, *sys.argv, "--workers", "1", "--no-page", "--methods", method, "--tasks", *tasks]
+            for tasks in chosen for method in options.methods if any(method in options.methods_of(task) for task in tasks)]
+
+
+def share_out(options: Options) -> None:
+    """Run the cells of single methods in processes of their own; what they leave undone this process does later."""
+
+    def call(numbered: tuple[int, list[str]]) -> tuple[list[str], int]:
+        number, command = numbered
+        with open(options.out / f"worker-{number:02d}.txt", "w") as log:
+            return command, subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
+
+    with ThreadPool(options.workers) as pool:
+        for number, (command, code) in enumerate(pool.imap(call, enumerate(commands(options)))):
+            told = "done" if code == 0 else f"ended with {code}, see worker-{number:02d}.txt in {options.out}"
+            print(*command[command.index("--no-page") + 1:], told, flush=True)
+
+
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     translation.quiet_engine()
     bench = Bench(options)
+    if options.workers > 1:
+        bench.with_samples(bench.test)  # once, for all of them
+        share_out(options)
     findings = page.Findings(options, bench.by)
     for task in ("synthesis", "editing"):
         if task in options.tasks:
             run_task(bench, task, findings)
-    if "synthesis" in options.tasks and {"sds", "lmc", "cond"} <= set(options.methods_of("synthesis")):
+    if options.page and "synthesis" in options.tasks and {"sds", "lmc", "cond"} <= set(options.methods_of("synthesis")):
         run_claims(bench, findings)
     if "translation" in options.tasks:
         for method in options.methods_of("translation"):
@@ -288,7 +289,7 @@ def main() -> None:
             findings.add("translation", method, omega, images, metrics.measure(images, bench.by), [])
     if "diversity" in options.tasks:
         run_diversity(bench, findings)
-    for target in filter(None, (options.out / "experiments.md", options.docs)):
+    for target in filter(None, (options.out / "experiments.md", options.docs) if options.page else ()):
         page.write(target, findings)
         print(target)
 

@@ -64,6 +64,23 @@ def test_the_sweep_writes_its_page_and_repeats_nothing(models, tmp_path, monkeyp
     assert not optimised and (tmp_path / "docs" / "e.md").read_text() == text
 
 
+def test_a_process_for_each_method_makes_its_cells_and_no_page(models, tmp_path, monkeypatch):
+    model, judge = models
+    arguments = [bench.__file__, "--model", model, "--judge", judge, "--out", tmp_path / "out", "--docs", tmp_path / "e.md"]
+    arguments += ["--prompts", 3, "--tuning-prompts", 1, "--seeds", 1, "--steps", 1, "--samples", 1, "--tasks", "synthesis", "editing"]
+    arguments += ["--methods", "sds", "dds", "--workers", 2]
+    monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
+    options = bench.tyro.cli(bench.Options)
+    halves = [words[words.index("--no-page") + 1:] for words in bench.commands(options)]
+    assert halves == [["--methods", m, "--tasks", t] for m, t in (("sds", "synthesis"), ("sds", "editing"), ("dds", "editing"))]
+    bench.Bench(options).with_samples(bench.test_things(3))
+    bench.share_out(options)
+    cells = {path.parent.parent.name for path in options.out.glob("*/*/run.json")}
+    assert cells == {"synthesis-tuning", "synthesis", "editing-tuning", "editing"}
+    assert {path.parent.name.split("-")[0] for path in options.out.glob("editing/*/run.json")} == {"sds", "dds"}
+    assert not list(tmp_path.glob("**/*.md")) and len(list(options.out.glob("worker-*.txt"))) == 3
+
+
 class MeanDistance(Distance):
     name = "squared difference of means"
 
