@@ -19,10 +19,12 @@ import torch  # noqa: E402
 import tyro  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from benchmarks.trials_3d import results, short, views_of  # noqa: E402
+from benchmarks.diversity_3d import diversity  # noqa: E402
+from benchmarks.trials_3d import judge, results, short, turntables  # noqa: E402
 from imaging import bootstrap, pictures, tables  # noqa: E402
 from imaging.console import run_tool  # noqa: E402
 from imaging.files import write_text  # noqa: E402
+from imaging.perceptual import JudgeDistance  # noqa: E402
 
 OMEGA = "system.guidance.guidance_scale"
 FIGURE_VIEWS = 2  # of each object, front and back
@@ -130,6 +132,14 @@ def _difference(key: str, a: dict, b: dict, common: Sequence[tuple[str, int]]) -
     return bootstrap.difference(*values, groups=[prompt for prompt, _ in known]) if known else None
 
 
+def diversity_rows(out: Path, found: Sequence[dict[str, Any]]) -> list[tables.Row]:
+    """A row for each method with several seeds of a prompt."""
+    several = {method: group for method, group in by_method(found).items() if len(group) > len({r["prompt"] for r in group})}
+    distance = JudgeDistance(judge()) if several else None
+    spread = {method: diversity(out, group, distance) for method, group in several.items()}
+    return [{"method": method, "prompts": value.n, distance.name: value} for method, value in spread.items()]
+
+
 def figure(out: Path, found: Sequence[dict[str, Any]], shown: Sequence[str] = ()) -> Tensor:
     """The first seed of every prompt under every method, or those named, beside the truth; (3, H, W)."""
     groups = by_method(found)
@@ -141,20 +151,18 @@ def figure(out: Path, found: Sequence[dict[str, Any]], shown: Sequence[str] = ()
     prompts = list(dict.fromkeys(prompt for _, prompt in first))
     rows = []
     for prompt in prompts:
-        turntables = [_turntables(first[method, prompt]) if (method, prompt) in first else None for method in methods]
-        true, _ = some = next(pair for pair in turntables if pair is not None)
-        columns = [true, *(pair[1] if pair is not None else torch.ones_like(some[1]) for pair in turntables)]
+        kept = [_front_and_back(first[method, prompt]) if (method, prompt) in first else None for method in methods]
+        true, _ = some = next(pair for pair in kept if pair is not None)
+        columns = [true, *(pair[1] if pair is not None else torch.ones_like(some[1]) for pair in kept)]
         rows.append(torch.cat(columns))
     heads = [head for name in ("truth", *methods) for head in (name, "")]
     return pictures.grid(torch.cat(rows), len(heads), prompts, heads)
 
 
-def _turntables(folder: Path) -> Tensor:
+def _front_and_back(folder: Path) -> Tensor:
     """The truth's views and the run's, (2, FIGURE_VIEWS, 3, H, H)."""
-    picture = pictures.read_image(views_of(folder))
-    side = picture.shape[1] // 2
-    tiles = picture.unfold(1, side, side).unfold(2, side, side).movedim(0, 2)  # (2, SHOWN, 3, H, H)
-    return tiles[:, :: tiles.shape[1] // FIGURE_VIEWS]
+    views = turntables(folder)
+    return views[:, :: views.shape[1] // FIGURE_VIEWS]
 
 
 def omega_chart(found: Sequence[dict[str, Any]], path: Path) -> bool:
@@ -200,6 +208,9 @@ def page(out: Path, images: Path, against: str | None = None, shown: Sequence[st
     if pairs:
         tables.write(out, "pairs", pairs)
         parts += ["Means of paired differences, over the prompts and seeds that both have:", tables.text(pairs)]
+    spread = diversity_rows(out, found)
+    if spread:
+        parts += ["Distance of two seeds of a prompt, mean over four views at the best turn:", tables.text(spread)]
     pictures.write_image(images / "text_to_3d.png", figure(out, found, shown))
     parts.append(f"![Truth and methods, first seed, from the front and from behind]({images.name}/text_to_3d.png)")
     if omega_chart(found, images / "text_to_3d_omega.png"):

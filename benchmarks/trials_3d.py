@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any, Iterator, Sequence
 
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from imaging.console import slug
 from imaging.files import write_json
-from imaging.pictures import write_image
+from imaging.pictures import read_image, write_image
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -163,7 +164,8 @@ def train(run: Run) -> dict[str, float]:
 
 
 @functools.lru_cache(maxsize=1)
-def _judge() -> Any:
+def judge() -> Any:
+    """The judge of all results."""
     from imaging.judge import Judge
 
     return Judge(ROOT / "models" / "toybox" / "judge")
@@ -209,7 +211,7 @@ def _record(folder: Path, told: dict[str, Any], views: int) -> None:
     from toybox.captions import BY_CAPTION
 
     trial, thing = folder / "trial", BY_CAPTION[told["prompt"]]
-    found = measure(trial, thing, views, _judge())
+    found = measure(trial, thing, views, judge())
     write_image(views_of(folder), picture(trial, thing))
     write_json(folder / "result.json", {**told, **found})
 
@@ -222,6 +224,13 @@ def measure_again(out: Path, views: int = 8) -> Iterator[str]:
             yield name
         else:
             yield f"{name}: left as it was, its trial is not here"
+
+
+def turntables(folder: Path) -> Tensor:
+    """The truth's views and the run's, (2, V, 3, H, H) in [0, 1], from the picture that is kept of a run."""
+    picture = read_image(views_of(folder))
+    side = picture.shape[1] // 2
+    return picture.unfold(1, side, side).unfold(2, side, side).movedim(0, 2)
 
 
 def results(out: Path) -> dict[str, dict[str, Any]]:

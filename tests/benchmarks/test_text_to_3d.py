@@ -150,7 +150,7 @@ def test_finished_runs_are_measured_again_without_running(options, monkeypatch):
     fake_result(run, iou=0.1)
     fake_result(elsewhere, iou=0.1)
     run.trial.mkdir()
-    monkeypatch.setattr(trials, "_judge", lambda: None)
+    monkeypatch.setattr(trials, "judge", lambda: None)
     monkeypatch.setattr(measures_3d, "measure", lambda trial, thing, views, judge: {"iou": 0.9, "seen": trial.parent.name})
     monkeypatch.setattr(measures_3d, "picture", lambda trial, thing: torch.zeros(3, 32, 64))
     told = {line.split(":")[0]: line for line in trials.measure_again(options.out)}
@@ -167,7 +167,7 @@ def test_the_figure_shows_the_methods_that_are_named(options):
         trials.write_image(trials.views_of(run.folder), rows.expand(3, 32, 64))
     found = [{**r, "folder": folder} for folder, r in trials.results(options.out).items()]
     names = list(page.by_method(found))
-    tile = page._turntables(bench.plan(options)[0].folder)
+    tile = page._front_and_back(bench.plan(options)[0].folder)
     assert tile.shape == (2, 2, 3, 16, 16) and tile[0].mean() > 0.98 and abs(tile[1].mean() - 0.25) < 0.02
     all_, one = page.figure(options.out, found), page.figure(options.out, found, names[-1:])
     assert one.shape[-1] < 0.6 * all_.shape[-1] and one.shape[-2] == all_.shape[-2]
