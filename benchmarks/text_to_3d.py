@@ -6,8 +6,8 @@
     python benchmarks/text_to_3d_page.py outputs/sweep                     its tables and figures, without running
 
 Every run is an ordinary `launch.py --train` in a process of its own, with an ordinary trial folder.
-A run that is done is not repeated: the same command goes on where it was cut off, and one failing
-run does not stop the rest. With --ray the runs are shared out by Ray, over a cluster whose machines see the
+A run that is done is not repeated: the same command goes on where it was cut off, on another machine too if the
+results were taken there (benchmarks/results, which is under version control), and one failing run does not stop the rest. With --ray the runs are shared out by Ray, over a cluster whose machines see the
 same folders. The tables are printed and written to --out.
 """
 
@@ -39,7 +39,7 @@ class Options:
     """One or more YAML files; each gets its own rows."""
     vary: tuple[str, ...] = ()
     """key=value,value,… of launch.py overrides; every combination of the values gets its own rows."""
-    prompts: Path = ROOT / "tests" / "data" / "prompts_core.txt"
+    prompts: Path = ROOT / "benchmarks" / "prompts_3d.txt"
     """Text file, one toybox caption a line; lines that start with # are passed over."""
     seeds: int = 2
     """Seeds 0 to seeds - 1 for every prompt."""

@@ -9,6 +9,7 @@ import torch
 from benchmarks import measures_3d, text_to_3d as bench, text_to_3d_page as page, trials_3d as trials
 from imaging.files import write_json
 from toybox.captions import BY_CAPTION
+from toybox.shapes import FRONTED
 
 VARY = ("system.guidance_type=lmc-guidance,sds-guidance", "system.guidance.guidance_scale=0,5")
 
@@ -23,7 +24,7 @@ def test_every_combination_has_a_folder_of_its_own(options):
     runs = bench.plan(options)
     assert len(runs) == len({run.folder for run in runs}) == 8
     assert runs[0].folder.name == "dreamfusion-lmc-guidance_type_lmc-guidance-guidance_scale_0-a_red_cube-0"
-    assert len(bench.plan(bench.Options())) == 24
+    assert len(bench.plan(bench.Options())) == 32
 
 
 def test_a_schedule_is_one_value(options):
@@ -79,6 +80,12 @@ def test_core_prompts_cover_all_shapes_and_four_held_out_combinations():
     things = [BY_CAPTION[p] for p in prompts]
     assert len({t.shape for t in things}) == 12 and sum(t.held_out for t in things) == 4
     assert len({t.pattern for t in things}) == 5 and len({t.color for t in things}) == 8
+
+
+def test_the_comparisons_prompts_have_six_held_out_combinations_and_five_fronts():
+    things = [BY_CAPTION[p] for p in trials.read_prompts(bench.Options().prompts)]
+    assert len(set(things)) == 16 and sum(t.held_out for t in things) == 6
+    assert sum(t.shape in FRONTED for t in things) == 5 and len({t.shape for t in things}) == 12
 
 
 def test_a_prompt_without_truth_is_refused(tmp_path):
