@@ -148,7 +148,7 @@ def figure(out: Path, found: Sequence[dict[str, Any]], shown: Sequence[str] = ()
             raise SystemExit(f"--shown {name}: no such method; there are {'; '.join(groups)}")
     methods = shown or list(groups)
     first = {(method, r["prompt"]): out / r["folder"] for method in methods for r in reversed(groups[method])}
-    prompts = list(dict.fromkeys(prompt for _, prompt in first))
+    prompts = [p for p in dict.fromkeys(r["prompt"] for r in found) if any((method, p) in first for method in methods)]
     rows = []
     for prompt in prompts:
         kept = [_front_and_back(first[method, prompt]) if (method, prompt) in first else None for method in methods]
