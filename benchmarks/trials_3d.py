@@ -195,11 +195,10 @@ def execute(run: Run, views: int = 8) -> str | None:
 def _execute(run: Run, views: int) -> str | None:
     from toybox.captions import BY_CAPTION
 
+    told = {"config": run.config.stem, "varied": dict(run.varied), **run.settings(), "prompt": run.prompt,
+            "held_out": BY_CAPTION[run.prompt].held_out, "seed": run.seed}  # now: the YAML may change meanwhile
     try:
-        spent = train(run)
-        told = {"config": run.config.stem, "varied": dict(run.varied), **run.settings(), "prompt": run.prompt,
-                "held_out": BY_CAPTION[run.prompt].held_out, "seed": run.seed}
-        _record(run.folder, {**told, **spent}, views)
+        _record(run.folder, {**told, **train(run)}, views)
     except (RuntimeError, OSError, ValueError) as error:
         return str(error)
     return None
