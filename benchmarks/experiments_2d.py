@@ -258,15 +258,17 @@ def commands(options: Options) -> list[list[str]]:
 def share_out(options: Options) -> None:
     """Run the cells of single methods in processes of their own; what they leave undone this process does later."""
 
-    def call(numbered: tuple[int, list[str]]) -> tuple[list[str], int]:
+    def call(numbered: tuple[int, list[str]]) -> str:
         number, command = numbered
-        with open(options.out / f"worker-{number:02d}.txt", "w") as log:
-            return command, subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
+        log = options.out / f"worker-{number:02d}.txt"
+        with open(log, "w") as file:
+            code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
+        end = "done" if code == 0 else f"ended with {code}, see {log}"
+        return " ".join([*command[command.index("--no-page") + 1:], end])
 
     with ThreadPool(options.workers) as pool:
-        for number, (command, code) in enumerate(pool.imap(call, enumerate(commands(options)))):
-            told = "done" if code == 0 else f"ended with {code}, see worker-{number:02d}.txt in {options.out}"
-            print(*command[command.index("--no-page") + 1:], told, flush=True)
+        for line in pool.imap(call, enumerate(commands(options))):
+            print(line, flush=True)
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 import imageio.v3 as iio
 import numpy as np
@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from benchmarks import janus
 from imaging.judge import Judge
-from imaging.statistics import LUMA
+from imaging.statistics import LUMA, clipped_pixels, saturation_of_pixels
 from ministudio.utils.config import load_config
 from toybox import cameras, compare, render, shapes
 from toybox.captions import BY_CAPTION, Thing
@@ -85,17 +85,11 @@ def picture(trial: Path, thing: Thing) -> torch.Tensor:
     return torch.from_numpy(np.concatenate(rows)).permute(2, 0, 1)
 
 
-def saturation(views: Views) -> float:
-    """Mean saturation of the object's pixels, (max - min) / max as in HSV; 0 where there is no object."""
-    high, low, inside = views.rgb.max(-1), views.rgb.min(-1), views.opacity > 0.5
-    return float(((high - low) / high.clip(min=1e-6))[inside].mean()) if inside.any() else 0.0
-
-
-def clipped_share(views: Views) -> float:
-    """Share of the object's pixels that have a channel at either end of the range."""
-    clipped = (views.rgb.min(-1) < 0.02) | (views.rgb.max(-1) > 0.98)
+def of_object(views: Views, statistic: Callable[[torch.Tensor], torch.Tensor]) -> float:
+    """Mean of a statistic of pixels, images (V, 3, H, H) → (V, H, H), over those of the object; 0 where there is none."""
     inside = views.opacity > 0.5
-    return float(clipped[inside].mean()) if inside.any() else 0.0
+    values = statistic(torch.from_numpy(views.rgb).movedim(-1, 1)).numpy()
+    return float(values[inside].mean()) if inside.any() else 0.0
 
 
 def mean_color(views: Views) -> np.ndarray:
@@ -122,13 +116,13 @@ def measure(trial: Path, thing: Thing, count: int, judge: Judge) -> dict[str, fl
     images = torch.from_numpy(mine.rgb).permute(0, 3, 1, 2)
     hits = judge.r_precision(images, [thing.caption] * len(images), list(BY_CAPTION))
     mesh = mesh_of(trial)
+    saturation, clipped = ([of_object(views, f) for views in (mine, true)] for f in (saturation_of_pixels, clipped_pixels))
     fronts = janus.fronts(turntable(trial, janus.VIEWS).rgb, judge) if thing.shape in shapes.FRONTED else None
     return {
         "r_precision": hits.mean().item(), **compare.likeness(thing.shape, mesh.vertices, mesh.faces)._asdict(),
         "color_error": float(np.linalg.norm(mean_color(mine) - mean_color(true))),
-        "saturation": saturation(mine), "saturation_truth": saturation(true),
-        "saturation_error": abs(saturation(mine) - saturation(true)),
-        "clipped": clipped_share(mine), "clipped_truth": clipped_share(true),
+        "saturation": saturation[0], "saturation_truth": saturation[1], "saturation_error": abs(saturation[0] - saturation[1]),
+        "clipped": clipped[0], "clipped_truth": clipped[1],
         "detail": detail(mine), "detail_truth": detail(true),
         "fronts": fronts and fronts.seen, "janus": fronts.hidden if fronts and fronts.seen >= janus.FACELESS else None,
     }

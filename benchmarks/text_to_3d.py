@@ -7,8 +7,9 @@
 
 Every run is an ordinary `launch.py --train` in a process of its own, with an ordinary trial folder.
 A run that is done is not repeated: the same command goes on where it was cut off, on another machine too if the
-results were taken there (benchmarks/results, which is under version control), and one failing run does not stop the rest. With --ray the runs are shared out by Ray, over a cluster whose machines see the
-same folders. The tables are printed and written to --out.
+results were taken there (benchmarks/results, which is under version control), and one failing run does not stop the
+rest. With --ray the runs are shared out by Ray, over a cluster whose machines see the same folders. The tables are
+printed and written to --out.
 """
 
 from __future__ import annotations

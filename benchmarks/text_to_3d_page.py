@@ -10,7 +10,7 @@ import dataclasses
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple, Sequence
+from typing import Any, Iterable, NamedTuple, Sequence
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
@@ -82,6 +82,13 @@ def by_method(found: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]
     return groups
 
 
+def _require(known: Iterable[str], option: str, names: Sequence[str]) -> None:
+    """`SystemExit` if an option names a method that is not known."""
+    for name in names:
+        if name not in known:
+            raise SystemExit(f"{option} {name}: no such method; there are {'; '.join(known)}")
+
+
 def run_rows(found: Sequence[dict[str, Any]]) -> list[tables.Row]:
     """A row for each run."""
     return [{"method": method_of(result), "prompt": result["prompt"], "seed": result["seed"],
@@ -114,8 +121,7 @@ def pair_rows(found: Sequence[dict[str, Any]], against: str | None = None) -> li
     """
     runs = {name: {(r["prompt"], r["seed"]): r for r in group} for name, group in by_method(found).items()}
     against = against or next(iter(runs))
-    if against not in runs:
-        raise SystemExit(f"--against {against}: no such method; there are {'; '.join(runs)}")
+    _require(runs, "--against", [against])
     rows = []
     for name, mine in runs.items():
         common = [key for key in mine if key in runs[against]] if name != against else []
@@ -143,9 +149,7 @@ def diversity_rows(out: Path, found: Sequence[dict[str, Any]]) -> list[tables.Ro
 def figure(out: Path, found: Sequence[dict[str, Any]], shown: Sequence[str] = ()) -> Tensor:
     """The first seed of every prompt under every method, or those named, beside the truth; (3, H, W)."""
     groups = by_method(found)
-    for name in shown:
-        if name not in groups:
-            raise SystemExit(f"--shown {name}: no such method; there are {'; '.join(groups)}")
+    _require(groups, "--shown", shown)
     methods = shown or list(groups)
     first = {(method, r["prompt"]): out / r["folder"] for method in methods for r in reversed(groups[method])}
     prompts = [p for p in dict.fromkeys(r["prompt"] for r in found) if any((method, p) in first for method in methods)]

@@ -73,8 +73,12 @@ class Run:
 
     @property
     def result(self) -> Path:
-        """There when the run is done: what it was, and every measure."""
-        return self.folder / "result.json"
+        return result_of(self.folder)
+
+
+def result_of(folder: Path) -> Path:
+    """There when the run of a folder is done: what it was, and every measure."""
+    return folder / "result.json"
 
 
 def views_of(folder: Path) -> Path:
@@ -212,7 +216,7 @@ def _record(folder: Path, told: dict[str, Any], views: int) -> None:
     trial, thing = folder / "trial", BY_CAPTION[told["prompt"]]
     found = measure(trial, thing, views, judge())
     write_image(views_of(folder), picture(trial, thing))
-    write_json(folder / "result.json", {**told, **found})
+    write_json(result_of(folder), {**told, **found})
 
 
 def measure_again(out: Path, views: int = 8) -> Iterator[str]:

@@ -14,10 +14,20 @@ def luma(images: Tensor) -> Tensor:
     return torch.einsum("bchw,c->bhw", images, torch.tensor(LUMA, dtype=images.dtype, device=images.device))
 
 
-def saturation(images: Tensor) -> Tensor:
-    """Mean saturation (max - min) / max of HSV, (B,) in [0, 1]; 0 for grey images."""
+def saturation_of_pixels(images: Tensor) -> Tensor:
+    """Saturation (max - min) / max of HSV, (B, H, W) in [0, 1]; 0 for grey."""
     high, low = images.amax(1), images.amin(1)
-    return ((high - low) / high.clamp(min=1e-6)).mean((1, 2))
+    return (high - low) / high.clamp(min=1e-6)
+
+
+def clipped_pixels(images: Tensor) -> Tensor:
+    """Whether a pixel has a channel at either end of the range, (B, H, W) bool."""
+    return ((images < 0.02) | (images > 0.98)).any(1)
+
+
+def saturation(images: Tensor) -> Tensor:
+    """Mean saturation, (B,) in [0, 1]; 0 for grey images."""
+    return saturation_of_pixels(images).mean((1, 2))
 
 
 def contrast(images: Tensor) -> Tensor:
@@ -26,8 +36,8 @@ def contrast(images: Tensor) -> Tensor:
 
 
 def clipped(images: Tensor) -> Tensor:
-    """Share of pixels with a channel at either end of the range, (B,); rises when an optimisation over-saturates."""
-    return ((images < 0.02) | (images > 0.98)).any(1).float().mean((1, 2))
+    """Share of `clipped_pixels`, (B,); rises when an optimisation over-saturates."""
+    return clipped_pixels(images).float().mean((1, 2))
 
 
 def detail(images: Tensor) -> Tensor:

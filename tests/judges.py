@@ -8,9 +8,19 @@ from transformers import (
     CLIPConfig, CLIPModel, ResNetConfig, VisionTextDualEncoderConfig, VisionTextDualEncoderModel,
 )
 
+from imaging.perceptual import Distance
 from tests.pipelines import _write_text_encoder
 
 WIDTH = 32
+
+
+class MeanDistance(Distance):
+    """A distance with an answer one can see."""
+
+    name = "squared difference of means"
+
+    def features_of(self, images):
+        return images.mean((1, 2, 3))[:, None]
 
 
 def write_clip(folder: Path, kind: str = "vit", seed: int = 0) -> Path:

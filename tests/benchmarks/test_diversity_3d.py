@@ -4,14 +4,7 @@ import pytest
 import torch
 
 from benchmarks import diversity_3d, trials_3d
-from imaging.perceptual import Distance
-
-
-class Brightness(Distance):
-    name = "squared difference of means"
-
-    def features_of(self, images):
-        return images.mean((1, 2, 3))[:, None]
+from tests.judges import MeanDistance
 
 
 def turntable(*levels: float) -> torch.Tensor:
@@ -20,7 +13,7 @@ def turntable(*levels: float) -> torch.Tensor:
 
 def test_a_turned_object_is_the_same_object():
     views = torch.stack([turntable(0.0, 0.5, 1.0, 0.5), turntable(0.5, 0.0, 0.5, 1.0), turntable(0.2, 0.7, 1.0, 0.5)])
-    distances = diversity_3d.between(views, Brightness())
+    distances = diversity_3d.between(views, MeanDistance())
     assert distances[0, 1] == 0 and distances.diagonal().abs().max() == 0
     assert distances[0, 2] == distances[1, 2] == pytest.approx((0.2**2 + 0.2**2) / 4, rel=1e-5)
     torch.testing.assert_close(distances, distances.T)
@@ -33,5 +26,5 @@ def test_diversity_is_the_mean_over_prompts_that_have_two_seeds(tmp_path):
             folder = tmp_path / f"{prompt}-{seed}"
             trials_3d.write_image(trials_3d.views_of(folder), torch.full((3, 16, 32), level))
             found.append({"prompt": prompt, "folder": folder.name})
-    spread = diversity_3d.diversity(tmp_path, found, Brightness())
+    spread = diversity_3d.diversity(tmp_path, found, MeanDistance())
     assert spread.value == pytest.approx(0.5, abs=0.01) and spread.n == 2

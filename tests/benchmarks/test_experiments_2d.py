@@ -12,10 +12,9 @@ from benchmarks import experiments_2d_page as page
 from imaging import metrics
 from imaging.bootstrap import Estimate
 from imaging.metrics import ImageSet
-from imaging.perceptual import Distance
 from imaging.session import Session
 from lmc_guidance import Corrective, CorrectiveSpec, DiffusionModel, save_corrective
-from tests.judges import write_clip
+from tests.judges import MeanDistance, write_clip
 from tests.pipelines import write_pixel_pipeline
 
 
@@ -79,13 +78,6 @@ def test_a_process_for_each_method_makes_its_cells_and_no_page(models, tmp_path,
     assert cells == {"synthesis-tuning", "synthesis", "editing-tuning", "editing"}
     assert {path.parent.name.split("-")[0] for path in options.out.glob("editing/*/run.json")} == {"sds", "dds"}
     assert not list(tmp_path.glob("**/*.md")) and len(list(options.out.glob("worker-*.txt"))) == 3
-
-
-class MeanDistance(Distance):
-    name = "squared difference of means"
-
-    def features_of(self, images):
-        return images.mean((1, 2, 3))[:, None]
 
 
 def noise(strength: float, captions, saturation: float = 0.0) -> ImageSet:

@@ -6,18 +6,9 @@ import imageio.v3 as iio
 import pytest
 import torch
 
-from imaging.perceptual import Distance, pairwise
-from tests.judges import write_clip
+from imaging.perceptual import pairwise
+from tests.judges import MeanDistance, write_clip
 from tools import diversity
-
-
-class Mean(Distance):
-    """A distance with an answer one can see."""
-
-    name = "squared difference of means"
-
-    def features_of(self, images):
-        return images.mean((1, 2, 3))[:, None]
 
 
 def flat(*levels: float) -> torch.Tensor:
@@ -25,14 +16,14 @@ def flat(*levels: float) -> torch.Tensor:
 
 
 def test_distances_to_the_first_and_between_all_pairs():
-    between = [pairwise(Mean(), flat(*levels)) for levels in ((0.0, 0.1, 0.3), (0.5, 0.5, 0.5))]
+    between = [pairwise(MeanDistance(), flat(*levels)) for levels in ((0.0, 0.1, 0.3), (0.5, 0.5, 0.5))]
     values = diversity.estimates(between)
     assert values["to the first"].value == pytest.approx((0.01 + 0.09) / 2 / 2) and values["to the first"].n == 2
     assert values["all pairs"].value == pytest.approx((0.01 + 0.09 + 0.04) / 3 / 2)
 
 
 def test_one_prompt_has_intervals_over_its_seeds():
-    rows = diversity.rows_of({"fresh": flat(0.1, 0.1, 0.2, 0.1), "fixed": flat(0.0, 0.5, 0.9, 0.3)}, 1, Mean())
+    rows = diversity.rows_of({"fresh": flat(0.1, 0.1, 0.2, 0.1), "fixed": flat(0.0, 0.5, 0.9, 0.3)}, 1, MeanDistance())
     for row in rows:
         for measure in ("to the first", "all pairs"):
             assert row[measure].low <= row[measure].value <= row[measure].high < float("inf")
@@ -40,7 +31,7 @@ def test_one_prompt_has_intervals_over_its_seeds():
 
 def test_the_difference_is_taken_prompt_by_prompt():
     sets = {"fresh": flat(0.1, 0.1, 0.5, 0.7), "fixed (lmc)": flat(0.1, 0.2, 0.4, 0.7)}
-    rows = diversity.rows_of(sets, 2, Mean())
+    rows = diversity.rows_of(sets, 2, MeanDistance())
     assert [row["ε"] for row in rows] == ["fresh", "fixed (lmc)", "fixed − fresh"]
     assert rows[2]["all pairs"].value == pytest.approx((0.1**2 + 0.3**2 - 0.2**2) / 2)
 
