@@ -177,7 +177,7 @@ def omega_chart(found: Sequence[dict[str, Any]], path: Path) -> bool:
     for result in found:
         varied = dict(result["varied"])
         omega = varied.pop(OMEGA, None)
-        if omega is not None:
+        if omega is not None and not omega.startswith("["):  # a schedule has no place on the axis
             points = lines.setdefault(method_of({**result, "varied": varied}), {})
             points.setdefault(float(omega), []).append(result)
     if max(map(len, lines.values()), default=0) < 2:

@@ -182,6 +182,14 @@ def test_the_figure_shows_the_methods_that_are_named(options):
         page.figure(options.out, found, ["sds"])
 
 
+def test_a_schedule_of_omega_is_in_the_tables_and_not_in_the_chart(options, tmp_path):
+    options.vary = ("system.guidance.guidance_scale=1,[0,2.0,5.0,200]",)
+    for run in bench.plan(options):
+        fake_result(run)
+    assert "guidance_scale [0,2.0,5.0,200]" in page.write(options.out)
+    assert not page.omega_chart(list(trials.results(options.out).values()), tmp_path / "chart.png")  # a single ω
+
+
 def test_a_run_has_its_folder_to_itself(options, monkeypatch):
     run = bench.plan(options)[0]
     monkeypatch.setattr(trials, "_execute", lambda run, views: "ran")
