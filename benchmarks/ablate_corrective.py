@@ -47,6 +47,8 @@ VARIANTS: dict[str, list[str]] = {
     "normalisation own/channel": ["--normalisation", "own/channel"],
     "conditioning none": ["--conditioning", "none"],
     "x̂ not clipped": ["--no-clip-x-hat"],
+    "seed 1": ["--seed", "1"],
+    "unet, seed 1": ["--kind", "unet", "--seed", "1"],
     "width 8": ["--width", "8"],
     "width 16": ["--width", "16"],
     "width 64": ["--width", "64"],
@@ -68,6 +70,8 @@ class Options:
     """Training images of each U-Net."""
     width: int = 32
     """Filters of each U-Net's first level, but where the variant says otherwise."""
+    workers: int = 0
+    """Processes that draw and read images for each training that takes them from --data."""
     report_images: int = 256
     """Held-out images that each corrective is judged on."""
     prompts: Path = ROOT / "tests" / "data" / "prompts_core.txt"
@@ -144,7 +148,9 @@ def train(options: Options, name: str) -> None:
         note = arguments_of(options, name)
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(json.dumps(noted_words(options, name)) + "\n", encoding="utf-8")
-    run("train_corrective.py", train_words(options, name), options.dry_run)
+    words = train_words(options, name)
+    readers = ["--workers", str(options.workers)] if options.workers and data_of(options, VARIANTS[name]) == options.data else []
+    run("train_corrective.py", words + readers, options.dry_run)
 
 
 def synthesis_words(options: Options, name: str) -> list[str]:

@@ -51,6 +51,7 @@ Task = Literal["synthesis", "editing", "translation", "diversity"]
 TRANSLATION_SOURCE = "toybox:plain cube"
 TRANSLATION_SHOWN = "a {color} cube"
 TRANSLATION_TARGETS = tuple(f"a {{color}} {pattern} cube" for pattern in patterns.NAMES[1:])
+DIVERSITY = {"sds": "all", "lmc": "lmc"}  # method → the terms in which its ε is fixed
 EDIT_RATE, EDIT_WHOLE = 0.5, 0.4  # the learning rate of an edit, as a share of synthesis's; see Recipe.whole_share
 
 
@@ -106,22 +107,24 @@ class Options(ModelOptions):
 
 
 class Cell(NamedTuple):
-    """One method at one ω on some prompts: the unit of work, of resuming and of the tables."""
+    """One method at one or more ω on some prompts: the unit of work and of resuming."""
 
     task: str
     method: str
-    omega: float
+    omegas: tuple[float, ...]
     things: tuple[Thing, ...]
     seeds: tuple[int, ...]
     fixed: str = "none"
 
     @property
     def name(self) -> str:
-        return f"{self.task}/{self.method}-{self.omega:g}-{self.fixed}-{len(self.things)}x{len(self.seeds)}"
+        omegas = "_".join(f"{omega:g}" for omega in self.omegas)
+        return f"{self.task}/{self.method}-{omegas}-{self.fixed}-{len(self.things)}x{len(self.seeds)}"
 
     @property
     def jobs(self) -> list[Job]:
-        return [Job(thing.caption, seed) for thing in self.things for seed in self.seeds]
+        """Those of the first ω, then those of the next."""
+        return [Job(thing.caption, seed, omega) for omega in self.omegas for thing in self.things for seed in self.seeds]
 
 
 class Bench:
@@ -142,10 +145,10 @@ class Bench:
         own = metrics.ImageSet("diffusion samples", images, [job.prompt for job in jobs])
         return dataclasses.replace(self.by, samples=own)
 
-    def run(self, cell: Cell) -> metrics.ImageSet:
-        """Make the images of a cell, or read them if they are made."""
+    def run(self, cell: Cell) -> list[metrics.ImageSet]:
+        """Make the images of a cell, or read them if they are made; a set for each ω."""
         side, editing = self.model.image_size, cell.task.startswith("editing")
-        recipe = Recipe(cell.omega, self.options.steps, self.options.learning_rate,
+        recipe = Recipe(steps=self.options.steps, learning_rate=self.options.learning_rate,
                         fixed_noise=cell.fixed, noise_mix=0.5 if cell.fixed == "lmc" else 0.0)
         if editing:
             recipe = dataclasses.replace(recipe, learning_rate=EDIT_RATE * recipe.learning_rate, whole_share=EDIT_WHOLE)
@@ -163,8 +166,10 @@ class Bench:
         session = Session(self.options.out / cell.name, described, cell.jobs, self.options.batch_size, film=False)
         session.open()
         images = session.run(make)
-        starts = torch.stack([source_image(origin[job.prompt], side) for job in cell.jobs]) if editing else None
-        return metrics.ImageSet(page.label(cell.method, cell.omega), images, [job.prompt for job in cell.jobs], starts)
+        captions = [thing.caption for thing in cell.things for _ in cell.seeds]
+        starts = torch.stack([source_image(origin[caption], side) for caption in captions]) if editing else None
+        return [metrics.ImageSet(page.label(cell.method, omega), part, captions, starts)
+                for omega, part in zip(cell.omegas, images.split(len(captions)))]
 
     def _origin(self, thing: Thing, number: int, cell: Cell) -> Thing:
         return thing if cell.task == "editing-own" else source_of(thing, number)
@@ -172,10 +177,8 @@ class Bench:
     def tune(self, task: str, method: str) -> tuple[float, list[dict]]:
         """The best ω of the grid and a row for every point of it. Best: CLIP score, which tells more than the hits of so
         few prompts."""
-        rows = []
-        for omega in GRID[method]:
-            images = self.run(Cell(f"{task}-tuning", method, omega, self.tuning, (0,)))
-            rows.append({"ω": omega, **metrics.measure(images, self.by)})
+        sets = self.run(Cell(f"{task}-tuning", method, GRID[method], self.tuning, (0,)))
+        rows = [{"ω": omega, **metrics.measure(images, self.by)} for omega, images in zip(GRID[method], sets)]
         best = max(rows, key=lambda row: row["CLIP score"].value)
         return best["ω"], [{"set": methods.LABELS[method], **{k: v for k, v in row.items() if k != "set"}} for row in rows]
 
@@ -216,20 +219,19 @@ def run_task(bench: Bench, task: str, findings: page.Findings) -> None:
     findings.samples = yardstick.samples
     for method in bench.options.methods_of(task):
         omega, grid = bench.tune(task, method)
-        images = bench.run(Cell(task, method, omega, bench.test, tuple(range(bench.options.seeds))))
+        (images,) = bench.run(Cell(task, method, (omega,), bench.test, tuple(range(bench.options.seeds))))
         findings.add(task, method, omega, images, metrics.measure(images, yardstick), grid)
 
 
 def run_claims(bench: Bench, findings: page.Findings) -> None:
     """Further cells that single claims need: proj alone, SDS at both ends of its grid, LMC-SDS at tenths of SDS's ω."""
     seeds = tuple(range(bench.options.seeds))
-    cell = lambda task, method, omega: bench.run(Cell(task, method, omega, bench.test, seeds))  # noqa: E731
-    findings.extra["proj"] = cell("editing-own", "sds", 0.0)
-    low, high = min(w for w in GRID["sds"] if w > 0), max(GRID["sds"])
-    findings.extra["sds low"], findings.extra["sds high"] = cell("synthesis", "sds", low), cell("synthesis", "sds", high)
-    findings.extra["lmc tenth"] = cell("synthesis", "lmc", methods.CUSTOMARY_OMEGA["sds"] / 10)
-    findings.extra["lmc tenth of best"] = cell("synthesis", "lmc", findings.omega["synthesis", "sds"] / 10)
-    shown = [findings.extra[name] for name in ("sds low", "sds high", "lmc tenth", "lmc tenth of best")]
+    cell = lambda task, method, *omegas: bench.run(Cell(task, method, omegas, bench.test, seeds))  # noqa: E731
+    ends = min(w for w in GRID["sds"] if w > 0), max(GRID["sds"])
+    tenths = methods.CUSTOMARY_OMEGA["sds"] / 10, findings.omega["synthesis", "sds"] / 10
+    names = ("sds low", "sds high", "lmc tenth", "lmc tenth of best")
+    shown = [*cell("synthesis", "sds", *ends), *cell("synthesis", "lmc", *tenths)]
+    findings.extra.update(zip(names, shown), proj=cell("editing-own", "sds", 0.0)[0])
     yardstick = dataclasses.replace(bench.by, samples=findings.samples)
     beside = [metrics.measure(images, yardstick) for images in shown]
     findings.beside["synthesis"] = [metrics.measure(findings.samples, bench.by), *beside]
@@ -238,9 +240,11 @@ def run_claims(bench: Bench, findings: page.Findings) -> None:
 def run_diversity(bench: Bench, findings: page.Findings) -> None:
     """Ten seeds with fresh and with fixed ε, for SDS and LMC-SDS."""
     things = bench.test[: bench.options.diversity_prompts]
-    for method, fixed in (("sds", "all"), ("lmc", "lmc")):
+    for method, fixed in DIVERSITY.items():
+        if method not in bench.options.methods:
+            continue
         omega = findings.omega.get(("synthesis", method), methods.CUSTOMARY_OMEGA[method])
-        sets = {kind: bench.run(Cell("diversity", method, omega, things, tuple(range(10)), kind)) for kind in ("none", fixed)}
+        sets = {kind: bench.run(Cell("diversity", method, (omega,), things, tuple(range(10)), kind))[0] for kind in ("none", fixed)}
         findings.diversity[method] = [page.spread(images, bench.by.distance) for images in sets.values()]
         named = [dataclasses.replace(images, name=f"{images.name}, {'fresh' if kind == 'none' else 'fixed'} ε")
                  for kind, images in sets.items()]
@@ -248,8 +252,8 @@ def run_diversity(bench: Bench, findings: page.Findings) -> None:
 
 
 def commands(options: Options) -> list[list[str]]:
-    """This command once for every method, its edits apart from its synthesis: they share nothing but their ω for translation."""
-    halves = (("synthesis",), ("editing", "translation"))
+    """This command once for every method, its edits apart from its synthesis: each half needs nothing but its own ω."""
+    halves = (("synthesis", "diversity"), ("editing", "translation"))
     chosen = [[task for task in half if task in options.tasks] for half in halves]
     return [[sys.executable, *sys.argv, "--workers", "1", "--no-page", "--methods", method, "--tasks", *tasks]
             for tasks in chosen for method in options.methods if any(method in options.methods_of(task) for task in tasks)]

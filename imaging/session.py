@@ -78,7 +78,8 @@ class Session:
         return images
 
     def _identity(self) -> dict[str, Any]:
-        return {**self.settings, "batch_size": self.batch_size, "jobs": [list(job) for job in self.jobs]}
+        jobs = [[part for part in job if part is not None] for job in self.jobs]
+        return {**self.settings, "batch_size": self.batch_size, "jobs": jobs}
 
     def _batches(self) -> Iterator[Sequence[Job]]:
         for start in range(0, len(self.jobs), self.batch_size):
@@ -137,7 +138,8 @@ class Session:
         files.write_json(self.folder / "run.json", content)
 
     def _image_path(self, number: int, job: Job) -> Path:
-        return self.folder / "images" / f"{number:03d}-{console.slug(job.prompt)}-seed{job.seed}.png"
+        own = "" if job.omega is None else f"-omega{job.omega:g}"
+        return self.folder / "images" / f"{number:03d}-{console.slug(job.prompt)}-seed{job.seed}{own}.png"
 
     def _write_results(self, images: Tensor, states: Sequence[dict]) -> None:
         prompts = list(dict.fromkeys(job.prompt for job in self.jobs))

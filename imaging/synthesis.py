@@ -28,6 +28,7 @@ class Job(NamedTuple):
 
     prompt: str
     seed: int
+    omega: float | None = None  # ω, where it is not the recipe's
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ class Optimisation:
         self.optimizer = torch.optim.Adam([self.rgb], recipe.learning_rate)
         self.sources = [NoiseSource(job.seed, recipe.fixed_noise, recipe.noise_mix) for job in jobs]
         self.text = embed(self.model, [job.prompt for job in jobs])
+        omegas = [recipe.omega if job.omega is None else job.omega for job in jobs]
+        self.omega = torch.tensor(omegas, device=self.model.device).reshape(-1, 1, 1, 1)
         self.index = 0
         self._whole_reference: Tensor | None = None
 
@@ -128,7 +131,7 @@ class Optimisation:
         if hasattr(self.distillation, "reference"):  # DDS
             self.distillation.reference = reference
         text = TextPair(*(embedding.repeat_interleave(count, 0) for embedding in self.text[:2]))
-        return self.distillation(x, text, t, noise, self.recipe.omega)
+        return self.distillation(x, text, t, noise, self.omega.repeat_interleave(count, 0))
 
     def _descend(self, x: Tensor, gradient: Tensor) -> None:
         """Adam along the gradient at x, through ∂x/∂rgb only; pixels stay colours."""

@@ -69,7 +69,7 @@ def read_run(folder: Path, options: Options) -> metrics.ImageSet:
     sources = pictures.read_image(original).expand_as(images) if original.is_file() else None
     name = f"{LABELS[setting['method']]} ω = {setting['omega']:g}" + (", edit" if sources is not None else "")
     name += ", fixed ε" if setting.get("fixed_noise", "none") != "none" else ""
-    return metrics.ImageSet(name, images, [prompt for prompt, _ in setting["jobs"]], sources)
+    return metrics.ImageSet(name, images, [job[0] for job in setting["jobs"]], sources)
 
 
 def _read_plain(folder: Path, options: Options) -> metrics.ImageSet:

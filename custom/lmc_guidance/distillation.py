@@ -36,7 +36,7 @@ class Step:
     text: TextPair
     t: Tensor  # (B,) int64
     noise: Noise
-    omega: float  # ω
+    omega: gradients.Weight  # ω, one or (B, 1, 1, 1)
     w: Tensor  # (B, 1, 1, 1)
     z: Tensor  # (B, C, H, W), z_t of the cond term
     z_lmc: Tensor  # (B, C, H, W), z_t of the LMC term
@@ -97,20 +97,21 @@ class Distillation:
         ratio = self.model.schedule.alpha(step.t) / self.model.schedule.sigma(step.t)
         return gradients.clipped_cond(c.x_hat, u.x_hat, step.omega, step.w * ratio)
 
-    def scale(self, step: Step) -> float:
+    def scale(self, step: Step) -> gradients.Weight:
         """A factor on the sum of the terms."""
         return 1.0
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, text: TextPair, t: Tensor, noise: Noise, omega: float) -> Result:
-        """The gradient at x (B, C, H, W) for timesteps t (B,) and noise like x, at guidance weight ω."""
+    def __call__(self, x: Tensor, text: TextPair, t: Tensor, noise: Noise, omega: gradients.Weight) -> Result:
+        """The gradient at x (B, C, H, W) for timesteps t (B,) and noise like x, at guidance weight ω: one, or each
+        item's own (B, 1, 1, 1)."""
         with full_precision(x):
             step = self._prepare(x, text, t, noise, omega)
             predictions = self.predict(step, self.queries(step))
             terms = self.terms(step, predictions)
         return Result(self.scale(step) * sum(terms.values()), terms, predictions, step)
 
-    def _prepare(self, x: Tensor, text: TextPair, t: Tensor, noise: Noise, omega: float) -> Step:
+    def _prepare(self, x: Tensor, text: TextPair, t: Tensor, noise: Noise, omega: gradients.Weight) -> Step:
         x, schedule = x.detach().float(), self.model.schedule
         z = schedule.add_noise(x, noise.cond, t)
         z_lmc = z if noise.shared else schedule.add_noise(x, noise.lmc, t)

@@ -48,9 +48,9 @@ def lmc(b: Tensor, x_hat: Tensor) -> Tensor:
     return b - x_hat
 
 
-def rescaling(omega: float) -> float:
+def rescaling(omega: Weight) -> Weight:
     """1/ω that keeps the gradient's size while ω varies (Sec. 4-5), held at 1 for ω < 1 so that ω = 0 stays finite."""
-    return 1.0 / max(omega, 1.0)
+    return 1.0 / (omega.clamp(min=1.0) if isinstance(omega, Tensor) else max(omega, 1.0))
 
 
 def dds(sds_target: Tensor, sds_source: Tensor) -> Tensor:

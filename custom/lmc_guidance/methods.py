@@ -70,7 +70,7 @@ class LMCSDS(Distillation):
         seen = p.get("lmc", p["c"])
         return {**p, "lmc": Prediction(seen.eps, seen.x_hat.clamp(-1, 1)) if self.clip_x_hat else seen}
 
-    def scale(self, step: Step) -> float:
+    def scale(self, step: Step) -> gradients.Weight:
         return gradients.rescaling(step.omega) if self.rescale else 1.0
 
 

@@ -39,6 +39,14 @@ def test_a_batch_gives_each_image_what_it_would_get_alone(model, size):
     assert (together[0] - together[2]).abs().max() > 1e-2  # another seed, another image
 
 
+@pytest.mark.parametrize("method", ["sds", "nfsd", "ms-sds", "dds"])
+def test_an_image_may_have_an_omega_of_its_own(model, method):
+    jobs = [job._replace(omega=omega) for job, omega in zip(JOBS, (0.0, 40.0, None))]
+    together = run(model, jobs, Recipe(steps=4, omega=3.0), size=24, method=method)  # two patches each at the end
+    for image, job, omega in zip(together, JOBS, (0.0, 40.0, 3.0)):
+        assert (image - run(model, [job], Recipe(steps=4, omega=omega), 24, method)[0]).abs().max() < 1e-4
+
+
 @pytest.mark.parametrize("method", ["sds", "cond", "nfsd", "ms-sds", "dds"])
 def test_every_method_moves_pixels_and_repeats_itself(model, method):
     recipe = Recipe(steps=3)
