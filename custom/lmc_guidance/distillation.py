@@ -5,7 +5,7 @@ A method names the evaluations of the frozen model it needs (`queries`) and comb
 corrective's is ever used: everything here is computed without a graph.
 """
 from dataclasses import dataclass
-from typing import Dict, NamedTuple, Optional, Tuple
+from typing import Dict, NamedTuple, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -52,6 +52,8 @@ class Result(NamedTuple):
 
 
 Queries = Dict[str, Tuple[Tensor, Tensor]]  # name → (z, text embeddings)
+Items = Union[slice, Tensor]  # of a batch
+NEGATIVE = "perp-neg "  # a query of Perp-Neg, followed by its number
 
 
 class Distillation:
@@ -60,6 +62,7 @@ class Distillation:
     Every method asks for ε_c and ε_u, and for the negatives of Perp-Neg if there are any.
     """
 
+    for_guidance: Tuple[str, ...] = ("u",)  # queries that matter to ω · cond alone, as Perp-Neg's negatives do
     clip_guided = False  # x̂ of the cond term is clipped to [-1, 1], with and without guidance; pixel models only
 
     def __init__(self, model: DiffusionModel, weighting: str = "sds") -> None:
@@ -73,7 +76,7 @@ class Distillation:
         return {
             "c": (step.z, step.text.cond),
             "u": (step.z, step.text.uncond),
-            **{f"n{i}": (step.z, negative) for i, negative in enumerate(negatives)},
+            **{f"{NEGATIVE}{i}": (step.z, negative) for i, negative in enumerate(negatives)},
         }
 
     def terms(self, step: Step, p: Dict[str, Prediction]) -> Dict[str, Tensor]:
@@ -86,7 +89,7 @@ class Distillation:
             return self.guide(step, p["c"], p["u"])
         if self.clip_guided:
             raise UserError("clip_guided and Perp-Neg (use_perp_neg) exclude each other; turn one of them off")
-        negatives = [p[f"n{i}"].eps for i in range(len(step.text.perp_neg))]
+        negatives = [p[f"{NEGATIVE}{i}"].eps for i in range(len(step.text.perp_neg))]
         away = gradients.perp_neg(p["c"].eps, p["u"].eps, negatives, step.text.perp_neg_weights)
         return step.omega * (gradients.cond(p["c"].eps, p["u"].eps, step.w) + step.w * away)
 
@@ -118,11 +121,21 @@ class Distillation:
         return Step(x, text, t, noise, omega, self._weight(t), z, z_lmc)
 
     def predict(self, step: Step, queries: Queries) -> Dict[str, Prediction]:
-        """All queries in one call of the U-Net."""
-        z, embeddings = (torch.cat(parts) for parts in zip(*queries.values()))
-        together = self.model.predict(z, step.t.repeat(len(queries)), embeddings)
-        parts = zip(*(prediction.chunk(len(queries)) for prediction in together))
-        return {name: Prediction(*part) for name, part in zip(queries, parts)}
+        """All queries in one call of the U-Net; ones that guidance alone needs are 0 for items whose ω is 0."""
+        rows = [self._items(step, name) for name in queries]
+        asked = [(z[r], step.t[r], embeddings[r]) for (z, embeddings), r in zip(queries.values(), rows)]
+        together = self.model.predict(*(torch.cat(parts) for parts in zip(*asked)))
+        answers = zip(*(values.split([len(z) for z, _, _ in asked]) for values in together))
+        return {name: Prediction(*(_spread(values, r, step.x) for values in answer))
+                for name, r, answer in zip(queries, rows, answers)}
+
+    def _items(self, step: Step, query: str) -> Items:
+        """The items of the batch that a query is asked for."""
+        if query not in self.for_guidance and not query.startswith(NEGATIVE):
+            return slice(None)
+        if isinstance(step.omega, Tensor):
+            return step.omega.flatten().nonzero().flatten()
+        return slice(None) if step.omega != 0 else slice(0)
 
     def _weight(self, t: Tensor) -> Tensor:
         """w(t), (B, 1, 1, 1); `x_hat` guides x̂, as samplers do, where noise prevails, and ε where signal does."""
@@ -134,6 +147,15 @@ class Distillation:
             "fantasia3d": alpha * sigma**2,
             "x_hat": (sigma / alpha).clamp(min=1),
         }[self.weighting]
+
+
+def _spread(values: Tensor, items: Items, like: Tensor) -> Tensor:
+    """Values of some items in a batch of all, 0 elsewhere."""
+    if len(values) == len(like):
+        return values
+    whole = torch.zeros_like(like)
+    whole[items] = values
+    return whole
 
 
 def reparametrised_loss(x: Tensor, gradient: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from .diffusion import DiffusionModel, fast_settings, resize
 from .distillation import Distillation, TextPair, diagnostics, reparametrised_loss
 from .errors import UserError
 from .evaluation import pictures
+from .gradients import Weight
 from .host import C, BaseObject, get_rank, info, warn
 from .noise import NoiseSource, default_seed
 
@@ -29,6 +30,7 @@ class GuidanceConfig:
     pretrained_model_name_or_path: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # folder or hub id
     guidance_scale: Any = 100.0  # ω
     weighting_strategy: str = "sds"  # w(t): sds σ² | uniform 1 | fantasia3d α σ² | x_hat max(σ/α, 1)
+    guidance_interval: Tuple[float, float] = (0.0, 1.0)  # shares of the timesteps; beyond them ω is 0, and ε_u not asked for
     clip_guided: bool = False  # clip the guided x̂ of the cond term to [-1, 1], as samplers do; pixel models only
     grad_clip: Any = None  # bound of every element of the gradient
     min_step_percent: Any = 0.02  # of the model's timesteps
@@ -73,6 +75,10 @@ class Guidance(BaseObject):
         if self.cfg.clip_guided and self.model.space != "pixel":
             raise UserError(f"clip_guided is for pixel models; '{self.model.name}' has latents, which have no range")
         self.distillation.clip_guided = self.cfg.clip_guided
+        self.guidance_interval = tuple(self.cfg.guidance_interval)
+        if len(self.guidance_interval) != 2 or not 0 <= self.guidance_interval[0] <= self.guidance_interval[1] <= 1:
+            raise UserError(f"guidance_interval is {list(self.guidance_interval)}; give two shares of the timesteps, [low, high] "
+                            "with 0 ≤ low ≤ high ≤ 1")
         # Last: offloaded weights cannot be looked at.
         self.model.save_memory(self.cfg.enable_attention_slicing, self.cfg.enable_sequential_cpu_offload)
         rank = get_rank()
@@ -131,7 +137,7 @@ class Guidance(BaseObject):
         self._calls += 1
         t = self.noise.timesteps(self.min_step, self.max_step, len(x), **draw)
         self.set_reference(kwargs)
-        result = self.distillation(x, text, t, self.noise.draw(x.shape, **draw), self.omega)
+        result = self.distillation(x, text, t, self.noise.draw(x.shape, **draw), self._omega_at(t))
         gradient, overflowed = self._without_overflow(result.gradient, x)
         if self.grad_clip_val is not None:
             gradient = gradient.clamp(-self.grad_clip_val, self.grad_clip_val)
@@ -146,6 +152,14 @@ class Guidance(BaseObject):
         if guidance_eval:
             output["eval"] = pictures(self.model, result, self.cfg.max_items_eval)
         return output
+
+    def _omega_at(self, t: Tensor) -> Weight:
+        """ω, or that of each item, (B, 1, 1, 1), where some levels of noise go without guidance."""
+        low, high = self.guidance_interval
+        if (low, high) == (0.0, 1.0):
+            return self.omega
+        share = t / self.model.num_timesteps
+        return self.omega * ((share >= low) & (share <= high)).float().reshape(-1, 1, 1, 1)
 
     def set_reference(self, batch: Dict[str, Any]) -> None:
         """A hook for methods that compare x with something else in the batch."""

@@ -80,6 +80,8 @@ class DDS(Distillation):
     Set `reference` (B, C, H, W), x of the images to edit, before each call; without one, x itself is the reference.
     """
 
+    for_guidance = ("u", "u_ref")
+
     def __init__(self, model: DiffusionModel, source: Tensor, weighting: str = "sds") -> None:
         """source: (1, Nt, D) embedding of the source prompt."""
         super().__init__(model, weighting)
@@ -102,6 +104,8 @@ class DDS(Distillation):
 
 class NFSD(Distillation):
     """ω · cond and a domain term without ε: ε_u, less ε of a negative prompt where t is above a threshold."""
+
+    for_guidance = ()  # the domain term is made of ε_u
 
     def __init__(
         self, model: DiffusionModel, negative: Tensor, weighting: str = "sds", threshold: float = 0.2

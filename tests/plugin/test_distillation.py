@@ -1,7 +1,7 @@
 """The loss object: one U-Net call per step, no graph through frozen networks, items independent of their batch."""
 import pytest
 import torch
-from lmc_guidance import DDS, LMCSDS, SDS, Cond, Corrective, CorrectiveSpec, Noise, NoiseSource, TextPair, UserError
+from lmc_guidance import DDS, LMCSDS, MSSDS, NFSD, SDS, Cond, Corrective, CorrectiveSpec, Noise, NoiseSource, TextPair, UserError
 from lmc_guidance.distillation import diagnostics, reparametrised_loss
 
 from tests.plugin import gaussian as world
@@ -28,6 +28,29 @@ def test_one_call_of_the_unet_per_step(fixed, per_image):
     x, _, t, noise = inputs(model, fixed=fixed)
     LMCSDS(model, corrective_for(model))(x, world.text(4), t, noise, 2.0)
     assert (model.unet.calls, model.unet.items) == (1, 4 * per_image)
+
+
+METHODS = {
+    "sds": SDS, "cond": Cond, "ms-sds": MSSDS, "lmc": lambda model: LMCSDS(model, corrective_for(model)),
+    "nfsd": lambda model: NFSD(model, world.text(1).uncond), "dds": lambda model: DDS(model, world.text(1).cond),
+}
+
+
+@pytest.mark.parametrize("name, items", [("sds", 5), ("cond", 5), ("ms-sds", 21), ("lmc", 9), ("nfsd", 12), ("dds", 10)])
+def test_without_guidance_nobody_asks_for_it(name, items):
+    """ε_u is evaluated for the one item of four whose ω is not 0, and each item gets what it would get at its ω."""
+    model = world.world_model()
+    x, _, t, noise = inputs(model, fixed="lmc" if name == "lmc" else "none")
+    method, omegas = METHODS[name](model), torch.tensor([0.0, 5.0, 0.0, 0.0]).reshape(-1, 1, 1, 1)
+    if name == "dds":
+        method.reference = x.flip(0)
+    everywhere = {omega: method(x, world.text(4), t, noise, omega).gradient for omega in (1e-30, 5.0)}
+    model.unet.items = 0
+    mixed = method(x, world.text(4), t, noise, omegas).gradient
+    assert model.unet.items == items
+    for i, omega in enumerate((1e-30, 5.0, 1e-30, 1e-30)):  # so small that it is as good as 0, but asked for
+        torch.testing.assert_close(mixed[i], everywhere[omega][i])
+    torch.testing.assert_close(method(x, world.text(4), t, noise, 0.0).gradient, everywhere[1e-30])
 
 
 @pytest.mark.parametrize("fixed", ["none", "lmc", "all"])

@@ -96,6 +96,19 @@ def test_sds_equals_the_formula_with_the_guidances_own_draws(make):
     torch.testing.assert_close(output["grad_norm"], expected.norm(), rtol=1e-4, atol=1e-4)
 
 
+def test_beyond_its_interval_guidance_is_left_out(make):
+    rgb, gradients = rendered(16), {}
+    for name, settings in {"all": {}, "none": {"guidance_scale": 0.0}, "some": {"guidance_interval": [0.3, 0.6]}}.items():
+        guidance = make("sds-guidance", **settings)
+        gradients[name] = torch.autograd.grad(run(guidance, rgb)["loss_sds"], rgb)[0]
+    share = guidance.noise.timesteps(20, 980, 16, 0) / 1000
+    inside = (share >= 0.3) & (share <= 0.6)
+    assert 0 < inside.sum() < 16
+    torch.testing.assert_close(gradients["some"][inside], gradients["all"][inside])
+    torch.testing.assert_close(gradients["some"][~inside], gradients["none"][~inside])
+    assert (gradients["all"] - gradients["none"]).abs().amax((1, 2, 3)).min() > 0
+
+
 def test_resumed_run_continues_with_the_same_numbers(make):
     torch.manual_seed(5)
     first, rgb = make(fixed_noise="lmc", noise_mix=0.5), rendered()
@@ -286,6 +299,7 @@ def test_corrective_beside_the_model_is_found(make, pixel_folder, corrective, tm
         ("lmc-guidance", {"pretrained_model_name_or_path": "/nowhere"}, "no diffusion model folder"),
         ("lmc-guidance", {"fixed_noise": "always"}, "fixed_noise is 'always'"),
         ("lmc-guidance", {"min_step_percent": 0.9, "max_step_percent": 0.5}, "0 ≤ min ≤ max ≤ 1"),
+        ("sds-guidance", {"guidance_interval": [0.6, 0.3]}, "guidance_interval is [0.6, 0.3]"),
         ("sds-guidance", {"fixed_noise": "lmc"}, "no LMC term"),
         ("ms-sds-guidance", {"denoising_steps": 0}, "denoising_steps is 0"),
         ("sds-guidance", {"weighting_strategy": "heavy"}, "weighting_strategy is 'heavy'"),
