@@ -14,9 +14,7 @@ claim of the paper with a number and an interval.
 from __future__ import annotations
 
 import dataclasses
-import subprocess
 import sys
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Literal, NamedTuple, Sequence
 
@@ -28,6 +26,7 @@ import tyro  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from benchmarks import experiments_2d_page as page  # noqa: E402
+from benchmarks.processes_2d import share_out  # noqa: E402
 from benchmarks.things_2d import source_image, source_of, test_things, tuning_things  # noqa: E402
 from imaging import methods, metrics, perceptual, samples, sources, translation  # noqa: E402
 from imaging.console import Interrupted, run_tool  # noqa: E402
@@ -69,6 +68,8 @@ class Options(ModelOptions):
     """Test prompts, a third of them held-out combinations."""
     tuning_prompts: int = 6
     """Further prompts, of training combinations, on which ω is tuned."""
+    test: bool = True
+    """Without it synthesis and editing stop at the tuning prompts: a fifth of the work, ω chosen on the images that are shown."""
     seeds: int = 3
     """Seeds per test prompt; tuning uses one."""
     steps: int = 500
@@ -174,13 +175,14 @@ class Bench:
     def _origin(self, thing: Thing, number: int, cell: Cell) -> Thing:
         return thing if cell.task == "editing-own" else source_of(thing, number)
 
-    def tune(self, task: str, method: str) -> tuple[float, list[dict]]:
-        """The best ω of the grid and a row for every point of it. Best: CLIP score, which tells more than the hits of so
-        few prompts."""
+    def tune(self, task: str, method: str) -> tuple[float, metrics.ImageSet, list[dict]]:
+        """The best ω of the grid, its images, and a row for every point. Best: CLIP score, which tells more than the hits
+        of so few prompts."""
         sets = self.run(Cell(f"{task}-tuning", method, GRID[method], self.tuning, (0,)))
-        rows = [{"ω": omega, **metrics.measure(images, self.by)} for omega, images in zip(GRID[method], sets)]
-        best = max(rows, key=lambda row: row["CLIP score"].value)
-        return best["ω"], [{"set": methods.LABELS[method], **{k: v for k, v in row.items() if k != "set"}} for row in rows]
+        rows = [{"set": "", "ω": omega} | metrics.measure(images, self.by) | {"set": methods.LABELS[method]}
+                for omega, images in zip(GRID[method], sets)]
+        best, images = max(zip(rows, sets), key=lambda pair: pair[0]["CLIP score"].value)
+        return best["ω"], images, rows
 
     def translator(self, method: str, omega: float) -> list[metrics.ImageSet]:
         """Train a translator with a method, or read it, and translate the held-out images to every target."""
@@ -215,11 +217,12 @@ def _join(sets: Sequence[metrics.ImageSet]) -> metrics.ImageSet:
 
 def run_task(bench: Bench, task: str, findings: page.Findings) -> None:
     """Synthesis or editing: tune every method, then test it at its best ω."""
-    yardstick = bench.with_samples(bench.test)
+    yardstick = bench.with_samples(bench.test) if bench.options.test else bench.by
     findings.samples = yardstick.samples
     for method in bench.options.methods_of(task):
-        omega, grid = bench.tune(task, method)
-        (images,) = bench.run(Cell(task, method, (omega,), bench.test, tuple(range(bench.options.seeds))))
+        omega, images, grid = bench.tune(task, method)
+        if bench.options.test:
+            (images,) = bench.run(Cell(task, method, (omega,), bench.test, tuple(range(bench.options.seeds))))
         findings.add(task, method, omega, images, metrics.measure(images, yardstick), grid)
 
 
@@ -251,42 +254,19 @@ def run_diversity(bench: Bench, findings: page.Findings) -> None:
         findings.beside.setdefault("diversity", []).extend(metrics.measure(images, bench.by) for images in named)
 
 
-def commands(options: Options) -> list[list[str]]:
-    """This command once for every method, its edits apart from its synthesis: each half needs nothing but its own ω."""
-    halves = (("synthesis", "diversity"), ("editing", "translation"))
-    chosen = [[task for task in half if task in options.tasks] for half in halves]
-    return [[sys.executable, *sys.argv, "--workers", "1", "--no-page", "--methods", method, "--tasks", *tasks]
-            for tasks in chosen for method in options.methods if any(method in options.methods_of(task) for task in tasks)]
-
-
-def share_out(options: Options) -> None:
-    """Run the cells of single methods in processes of their own; what they leave undone this process does later."""
-
-    def call(numbered: tuple[int, list[str]]) -> str:
-        number, command = numbered
-        log = options.out / f"worker-{number:02d}.txt"
-        with open(log, "w") as file:
-            code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
-        end = "done" if code == 0 else f"ended with {code}, see {log}"
-        return " ".join([*command[command.index("--no-page") + 1:], end])
-
-    with ThreadPool(options.workers) as pool:
-        for line in pool.imap(call, enumerate(commands(options))):
-            print(line, flush=True)
-
-
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     translation.quiet_engine()
     bench = Bench(options)
     if options.workers > 1:
-        bench.with_samples(bench.test)  # once, for all of them
+        if options.test:
+            bench.with_samples(bench.test)  # once, for all of them
         share_out(options)
     findings = page.Findings(options, bench.by)
     for task in ("synthesis", "editing"):
         if task in options.tasks:
             run_task(bench, task, findings)
-    if options.page and "synthesis" in options.tasks and {"sds", "lmc", "cond"} <= set(options.methods_of("synthesis")):
+    if options.page and options.test and "synthesis" in options.tasks and {"sds", "lmc", "cond"} <= set(options.methods_of("synthesis")):
         run_claims(bench, findings)
     if "translation" in options.tasks:
         for method in options.methods_of("translation"):

@@ -177,8 +177,9 @@ def write(path: Path, findings: Findings) -> None:
         told = "Fixed ε: of SDS in all terms, of LMC-SDS in the LMC term, half of it mixed with fresh."
         parts += ["## Diversity, ten seeds", told, _table(findings, "diversity", _diversity_rows(findings))]
         parts += ["What it costs:", _table(findings, "diversity-beside", findings.beside.get("diversity", []))]
-    answers = [{"claim": c.text, "measured": c.measure, "figure": c.figure, "verdict": c.verdict} for c in claims(findings)]
-    parts += ["## The paper's claims", _table(findings, "claims", answers)]
+    if findings.options.test:
+        answers = [{"claim": c.text, "measured": c.measure, "figure": c.figure, "verdict": c.verdict} for c in claims(findings)]
+        parts += ["## The paper's claims", _table(findings, "claims", answers)]
     tables.write_page(path, "\n\n".join(parts))
 
 
@@ -199,9 +200,10 @@ def _diversity_rows(findings: Findings) -> list[tables.Row]:
 
 def _head(findings: Findings) -> str:
     o = findings.options
-    return f"""Written by `benchmarks/experiments_2d.py`. {o.prompts} test prompts, {o.prompts // 3} of them combinations
-that no training caption names, {o.seeds} seed(s) each, {o.steps} Adam steps an image for every method at a rate of
-{o.learning_rate}, half of it for edits; ω tuned per method on {o.tuning_prompts} other prompts (by the CLIP score).
-R-precision looks for the prompt among all {len(findings.by.pool)} captions of the world. Intervals are 95% bootstrap intervals over prompts. Fréchet distances are to the diffusion
-model's own samples of the same prompts. A claim is confirmed where the interval of its figure lies above zero,
-contradicted where it lies below."""
+    tested = f"""{o.prompts} test prompts, {o.prompts // 3} of them combinations that no training caption names, {o.seeds} seed(s)
+each; ω tuned per method on {o.tuning_prompts} other prompts (by the CLIP score). Fréchet distances are to the diffusion model's own samples
+of the same prompts. A claim is confirmed where the interval of its figure lies above zero, contradicted where it lies below."""
+    untested = f"{o.tuning_prompts} prompts, one seed each, on which the ω of each method was chosen too (by the CLIP score)."
+    return f"""Written by `benchmarks/experiments_2d.py`. {o.steps} Adam steps an image for every method at a rate of {o.learning_rate}, half of
+it for edits. R-precision looks for the prompt among all {len(findings.by.pool)} captions of the world. Intervals are 95% bootstrap
+intervals over prompts. {tested if o.test else untested}"""

@@ -9,6 +9,7 @@ import torch
 
 from benchmarks import experiments_2d as bench
 from benchmarks import experiments_2d_page as page
+from benchmarks import processes_2d
 from imaging import metrics
 from imaging.bootstrap import Estimate
 from imaging.metrics import ImageSet
@@ -70,7 +71,7 @@ def test_a_process_for_each_method_makes_its_cells_and_no_page(models, tmp_path,
     arguments += ["--methods", "sds", "dds", "--workers", 2]
     monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
     options = bench.tyro.cli(bench.Options)
-    halves = [words[words.index("--no-page") + 1:] for words in bench.commands(options)]
+    halves = [words[words.index("--no-page") + 1:] for words in processes_2d.commands(options)]
     assert halves == [["--methods", m, "--tasks", t] for m, t in (("sds", "synthesis"), ("sds", "editing"), ("dds", "editing"))]
     bench.Bench(options).with_samples(bench.test_things(3))
     bench.share_out(options)
@@ -107,6 +108,17 @@ def test_claims_on_sets_whose_answers_are_known(monkeypatch):
     assert verdicts["… and shows the prompt more often"] == "not confirmed"
     assert verdicts["Fixed ε raises the diversity of LMC-SDS"] == "confirmed"
     assert verdicts["High ω with SDS repeats detail (the Janus problem)"] == "not testable here"
+
+
+def test_without_a_test_the_tuning_prompts_are_shown(models, tmp_path, monkeypatch):
+    model, judge = models
+    arguments = [bench.__file__, "--model", model, "--judge", judge, "--out", tmp_path / "out", "--tasks", "editing", "--no-test"]
+    arguments += ["--methods", "sds", "dds", "--tuning-prompts", 2, "--steps", 1, "--docs", tmp_path / "docs" / "e.md"]
+    monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
+    bench.main()
+    text = (tmp_path / "docs" / "e.md").read_text()
+    assert text.count("| SDS ") == 1 + len(bench.GRID["sds"]) and "2 prompts, one seed each, on which" in text
+    assert {path.parent.name for path in (tmp_path / "out").glob("*/*/") if path.parent.name != "tables"} == {"editing-tuning"}
 
 
 def test_methods_of_a_task_are_those_that_apply_and_are_not_left_out():
