@@ -47,7 +47,7 @@ VARIANTS: dict[str, list[str]] = {
     "normalisation own/channel": ["--normalisation", "own/channel"],
     "conditioning none": ["--conditioning", "none"],
     "x̂ not clipped": ["--no-clip-x-hat"],
-    "seed 1": ["--seed", "1"],
+    "seed 1": ["--seed", "1"],  # of the held-out images, too
     "unet, seed 1": ["--kind", "unet", "--seed", "1"],
     "width 8": ["--width", "8"],
     "width 16": ["--width", "16"],

@@ -3,7 +3,7 @@
     python benchmarks/experiments_2d.py                        everything, to outputs/experiments_2d
     python benchmarks/experiments_2d.py --tasks synthesis      one task
     python benchmarks/experiments_2d.py --docs docs/experiments.md
-    python benchmarks/experiments_2d.py --batch-size 72 --workers 11          on a GPU: a process per method and task
+    python benchmarks/experiments_2d.py --precision half --batch-size 144 --workers 11    on a GPU: a process per method and half
 
 Every method has the same budget. ω is tuned on prompts of their own, over a stated grid whose every point is shown;
 then each method runs at its best on the test prompts, a third of which no training caption names. A finished cell is
@@ -69,7 +69,8 @@ class Options(ModelOptions):
     tuning_prompts: int = 6
     """Further prompts, of training combinations, on which ω is tuned."""
     test: bool = True
-    """Without it synthesis and editing stop at the tuning prompts: a fifth of the work, ω chosen on the images that are shown."""
+    """Without it synthesis and editing stop at the tuning prompts, and the other tasks are left out: a fifth of the work, ω
+    chosen on the images that are shown."""
     seeds: int = 3
     """Seeds per test prompt; tuning uses one."""
     steps: int = 500
@@ -89,7 +90,8 @@ class Options(ModelOptions):
     batch_size: int = 8
     """Images optimised at once."""
     workers: int = 1
-    """Processes at once, one for each method and task. Pays on a GPU, which one process cannot keep busy."""
+    """Processes at once, one for each method's synthesis and diversity, one for its edits and translation. Pays on a GPU,
+    which one process cannot keep busy."""
     judge: str = str(ROOT / "models" / "toybox" / "judge")
     """CLIP for scores, R-precision (over all 480 captions) and distances."""
     lpips: str = "auto"
@@ -103,8 +105,10 @@ class Options(ModelOptions):
 
     def methods_of(self, task: Task) -> list[str]:
         """The methods that a task runs: those that apply to it and are not left out."""
-        apply = [method for method in self.methods if not (method == "dds" and task == "synthesis")]
-        return [method for method in apply if f"{task}:{method}" not in self.skip]
+        if task in ("translation", "diversity") and not self.test:
+            return []
+        alien = {"synthesis": {"dds"}, "diversity": methods.LABELS.keys() - DIVERSITY.keys()}.get(task, set())
+        return [method for method in self.methods if method not in alien and f"{task}:{method}" not in self.skip]
 
 
 class Cell(NamedTuple):
@@ -125,7 +129,8 @@ class Cell(NamedTuple):
     @property
     def jobs(self) -> list[Job]:
         """Those of the first ω, then those of the next."""
-        return [Job(thing.caption, seed, omega) for omega in self.omegas for thing in self.things for seed in self.seeds]
+        own = self.omegas if len(self.omegas) > 1 else (None,)
+        return [Job(thing.caption, seed, omega) for omega in own for thing in self.things for seed in self.seeds]
 
 
 class Bench:
@@ -149,7 +154,7 @@ class Bench:
     def run(self, cell: Cell) -> list[metrics.ImageSet]:
         """Make the images of a cell, or read them if they are made; a set for each ω."""
         side, editing = self.model.image_size, cell.task.startswith("editing")
-        recipe = Recipe(steps=self.options.steps, learning_rate=self.options.learning_rate,
+        recipe = Recipe(cell.omegas[0], self.options.steps, self.options.learning_rate,
                         fixed_noise=cell.fixed, noise_mix=0.5 if cell.fixed == "lmc" else 0.0)
         if editing:
             recipe = dataclasses.replace(recipe, learning_rate=EDIT_RATE * recipe.learning_rate, whole_share=EDIT_WHOLE)
@@ -229,12 +234,12 @@ def run_task(bench: Bench, task: str, findings: page.Findings) -> None:
 def run_claims(bench: Bench, findings: page.Findings) -> None:
     """Further cells that single claims need: proj alone, SDS at both ends of its grid, LMC-SDS at tenths of SDS's ω."""
     seeds = tuple(range(bench.options.seeds))
-    cell = lambda task, method, *omegas: bench.run(Cell(task, method, omegas, bench.test, seeds))  # noqa: E731
-    ends = min(w for w in GRID["sds"] if w > 0), max(GRID["sds"])
-    tenths = methods.CUSTOMARY_OMEGA["sds"] / 10, findings.omega["synthesis", "sds"] / 10
-    names = ("sds low", "sds high", "lmc tenth", "lmc tenth of best")
-    shown = [*cell("synthesis", "sds", *ends), *cell("synthesis", "lmc", *tenths)]
-    findings.extra.update(zip(names, shown), proj=cell("editing-own", "sds", 0.0)[0])
+    cell = lambda task, method, omega: bench.run(Cell(task, method, (omega,), bench.test, seeds))[0]  # noqa: E731
+    synthesis = {"sds low": ("sds", min(w for w in GRID["sds"] if w > 0)), "sds high": ("sds", max(GRID["sds"])),
+                 "lmc tenth": ("lmc", methods.CUSTOMARY_OMEGA["sds"] / 10),
+                 "lmc tenth of best": ("lmc", findings.omega["synthesis", "sds"] / 10)}
+    shown = [cell("synthesis", *method_and_omega) for method_and_omega in synthesis.values()]
+    findings.extra.update(zip(synthesis, shown), proj=cell("editing-own", "sds", 0.0))
     yardstick = dataclasses.replace(bench.by, samples=findings.samples)
     beside = [metrics.measure(images, yardstick) for images in shown]
     findings.beside["synthesis"] = [metrics.measure(findings.samples, bench.by), *beside]
@@ -243,9 +248,8 @@ def run_claims(bench: Bench, findings: page.Findings) -> None:
 def run_diversity(bench: Bench, findings: page.Findings) -> None:
     """Ten seeds with fresh and with fixed ε, for SDS and LMC-SDS."""
     things = bench.test[: bench.options.diversity_prompts]
-    for method, fixed in DIVERSITY.items():
-        if method not in bench.options.methods:
-            continue
+    for method in bench.options.methods_of("diversity"):
+        fixed = DIVERSITY[method]
         omega = findings.omega.get(("synthesis", method), methods.CUSTOMARY_OMEGA[method])
         sets = {kind: bench.run(Cell("diversity", method, (omega,), things, tuple(range(10)), kind))[0] for kind in ("none", fixed)}
         findings.diversity[method] = [page.spread(images, bench.by.distance) for images in sets.values()]

@@ -63,7 +63,7 @@ def draw(
 
 def cached(model: DiffusionModel, jobs: Sequence[Job], folder: Path, steps: int = STEPS, omega: float = OMEGA) -> Tensor:
     """`draw`, kept in `folder` under a name that the model, the jobs and the settings decide."""
-    key = json.dumps([model_identity(model), [list(job) for job in jobs], steps, omega, str(model.dtype)])
+    key = json.dumps([model_identity(model), [job.record for job in jobs], steps, omega, str(model.dtype)])
     path = folder / f"samples-{hashlib.sha256(key.encode()).hexdigest()[:12]}.safetensors"
     if path.is_file():
         return load_file(path)["images"]

@@ -1,7 +1,7 @@
 """A folder in which a list of images is optimised, batch by batch; stopped at any time, it goes on exactly.
 
     run.json            settings, jobs, and how far it is
-    images/             NNN-prompt-seedS.png
+    images/             NNN-prompt-seedS.png, with -omegaW where an image has an ω of its own
     grid.png            rows are prompts, columns are seeds
     progress.mp4        the grid over the steps, unless it is not wanted
     state/              one file a batch: pixels, Adam's moments, frames of the film
@@ -78,8 +78,7 @@ class Session:
         return images
 
     def _identity(self) -> dict[str, Any]:
-        jobs = [[part for part in job if part is not None] for job in self.jobs]
-        return {**self.settings, "batch_size": self.batch_size, "jobs": jobs}
+        return {**self.settings, "batch_size": self.batch_size, "jobs": [job.record for job in self.jobs]}
 
     def _batches(self) -> Iterator[Sequence[Job]]:
         for start in range(0, len(self.jobs), self.batch_size):
@@ -145,7 +144,9 @@ class Session:
         prompts = list(dict.fromkeys(job.prompt for job in self.jobs))
         seeds = list(dict.fromkeys(job.seed for job in self.jobs))
         heads = [f"seed {seed}" for seed in seeds]
-        pictures.write_image(self.folder / "grid.png", pictures.grid(images, len(seeds), prompts, heads))
+        omegas = dict.fromkeys(job.omega for job in self.jobs)
+        rows = [prompt if omega is None else f"{prompt}, ω = {omega:g}" for omega in omegas for prompt in prompts]
+        pictures.write_image(self.folder / "grid.png", pictures.grid(images, len(seeds), rows, heads))
         self._write_record("done")
         if self.film:
             self._write_film(states, prompts, seeds)

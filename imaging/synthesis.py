@@ -30,6 +30,11 @@ class Job(NamedTuple):
     seed: int
     omega: float | None = None  # ω, where it is not the recipe's
 
+    @property
+    def record(self) -> list:
+        """What is written of it: the fields that are set."""
+        return [value for value in self if value is not None]
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -76,7 +81,8 @@ class Optimisation:
         self.sources = [NoiseSource(job.seed, recipe.fixed_noise, recipe.noise_mix) for job in jobs]
         self.text = embed(self.model, [job.prompt for job in jobs])
         omegas = [recipe.omega if job.omega is None else job.omega for job in jobs]
-        self.omega = torch.tensor(omegas, device=self.model.device).reshape(-1, 1, 1, 1)
+        same = len(set(omegas)) == 1
+        self.omega = omegas[0] if same else torch.tensor(omegas, device=self.model.device).reshape(-1, 1, 1, 1)
         self.index = 0
         self._whole_reference: Tensor | None = None
 
@@ -131,7 +137,8 @@ class Optimisation:
         if hasattr(self.distillation, "reference"):  # DDS
             self.distillation.reference = reference
         text = TextPair(*(embedding.repeat_interleave(count, 0) for embedding in self.text[:2]))
-        return self.distillation(x, text, t, noise, self.omega.repeat_interleave(count, 0))
+        omega = self.omega.repeat_interleave(count, 0) if isinstance(self.omega, Tensor) else self.omega
+        return self.distillation(x, text, t, noise, omega)
 
     def _descend(self, x: Tensor, gradient: Tensor) -> None:
         """Adam along the gradient at x, through ∂x/∂rgb only; pixels stay colours."""

@@ -67,7 +67,8 @@ def read_run(folder: Path, options: Options) -> metrics.ImageSet:
     images = torch.stack([pictures.read_image(folder / name) for name in record["images"]])
     original = folder / "original.png"
     sources = pictures.read_image(original).expand_as(images) if original.is_file() else None
-    name = f"{LABELS[setting['method']]} ω = {setting['omega']:g}" + (", edit" if sources is not None else "")
+    omegas = dict.fromkeys(f"{job[2] if len(job) > 2 else setting['omega']:g}" for job in setting["jobs"])
+    name = f"{LABELS[setting['method']]} ω = {', '.join(omegas)}" + (", edit" if sources is not None else "")
     name += ", fixed ε" if setting.get("fixed_noise", "none") != "none" else ""
     return metrics.ImageSet(name, images, [job[0] for job in setting["jobs"]], sources)
 

@@ -16,6 +16,7 @@ from .errors import UserError
 from .noise import Noise
 from .schedule import Prediction
 
+Items = Union[slice, Tensor]  # of a batch
 WEIGHTINGS = ("sds", "dreamfusion", "uniform", "fantasia3d", "x_hat")  # dreamfusion: sds, as some hosts call it
 
 
@@ -37,6 +38,7 @@ class Step:
     t: Tensor  # (B,) int64
     noise: Noise
     omega: gradients.Weight  # ω, one or (B, 1, 1, 1)
+    guided: Items  # the items whose ω is not 0
     w: Tensor  # (B, 1, 1, 1)
     z: Tensor  # (B, C, H, W), z_t of the cond term
     z_lmc: Tensor  # (B, C, H, W), z_t of the LMC term
@@ -47,19 +49,18 @@ class Result(NamedTuple):
 
     gradient: Tensor  # (B, C, H, W)
     terms: Dict[str, Tensor]  # name → (B, C, H, W)
-    predictions: Dict[str, Prediction]  # query → (ε, x̂)
+    predictions: Dict[str, Prediction]  # query → (ε, x̂); see `Distillation.predict` for ω = 0
     step: Step
 
 
 Queries = Dict[str, Tuple[Tensor, Tensor]]  # name → (z, text embeddings)
-Items = Union[slice, Tensor]  # of a batch
 NEGATIVE = "perp-neg "  # a query of Perp-Neg, followed by its number
 
 
 class Distillation:
     """Base of all methods: prepares a step, runs its queries in one call, sums its terms.
 
-    Every method asks for ε_c and ε_u, and for the negatives of Perp-Neg if there are any.
+    Every method asks for ε_c and, where ω is not 0, for ε_u and for the negatives of Perp-Neg if there are any.
     """
 
     for_guidance: Tuple[str, ...] = ("u",)  # queries that matter to ω · cond alone, as Perp-Neg's negatives do
@@ -118,24 +119,23 @@ class Distillation:
         x, schedule = x.detach().float(), self.model.schedule
         z = schedule.add_noise(x, noise.cond, t)
         z_lmc = z if noise.shared else schedule.add_noise(x, noise.lmc, t)
-        return Step(x, text, t, noise, omega, self._weight(t), z, z_lmc)
+        if isinstance(omega, Tensor):
+            omega = omega.to(x).expand(len(x), 1, 1, 1)
+            guided = omega.flatten().nonzero().flatten()
+        else:
+            guided = slice(None) if omega != 0 else slice(0)
+        return Step(x, text, t, noise, omega, guided, self._weight(t), z, z_lmc)
 
     def predict(self, step: Step, queries: Queries) -> Dict[str, Prediction]:
-        """All queries in one call of the U-Net; ones that guidance alone needs are 0 for items whose ω is 0."""
-        rows = [self._items(step, name) for name in queries]
-        asked = [(z[r], step.t[r], embeddings[r]) for (z, embeddings), r in zip(queries.values(), rows)]
+        """All queries in one call of the U-Net. What guidance alone needs is not asked for items whose ω is 0, and is told
+        there to be what the prompt gives."""
+        for_guidance = [name in self.for_guidance or name.startswith(NEGATIVE) for name in queries]
+        items = [step.guided if only else slice(None) for only in for_guidance]
+        asked = [(z[i], step.t[i], embeddings[i]) for (z, embeddings), i in zip(queries.values(), items)]
         together = self.model.predict(*(torch.cat(parts) for parts in zip(*asked)))
-        answers = zip(*(values.split([len(z) for z, _, _ in asked]) for values in together))
-        return {name: Prediction(*(_spread(values, r, step.x) for values in answer))
-                for name, r, answer in zip(queries, rows, answers)}
-
-    def _items(self, step: Step, query: str) -> Items:
-        """The items of the batch that a query is asked for."""
-        if query not in self.for_guidance and not query.startswith(NEGATIVE):
-            return slice(None)
-        if isinstance(step.omega, Tensor):
-            return step.omega.flatten().nonzero().flatten()
-        return slice(None) if step.omega != 0 else slice(0)
+        parts = zip(*(values.split([len(z) for z, _, _ in asked]) for values in together))
+        told = {name: Prediction(*part) for name, part in zip(queries, parts)}
+        return {name: _filled(p, i, told["c"]) for (name, p), i in zip(told.items(), items)}
 
     def _weight(self, t: Tensor) -> Tensor:
         """w(t), (B, 1, 1, 1); `x_hat` guides x̂, as samplers do, where noise prevails, and ε where signal does."""
@@ -149,12 +149,13 @@ class Distillation:
         }[self.weighting]
 
 
-def _spread(values: Tensor, items: Items, like: Tensor) -> Tensor:
-    """Values of some items in a batch of all, 0 elsewhere."""
-    if len(values) == len(like):
-        return values
-    whole = torch.zeros_like(like)
-    whole[items] = values
+def _filled(some: Prediction, items: Items, base: Prediction) -> Prediction:
+    """Predictions for some items of a batch, those of `base` for the others."""
+    if len(some.eps) == len(base.eps):
+        return some
+    whole = Prediction(base.eps.clone(), base.x_hat.clone())
+    for values, new in zip(whole, some):
+        values[items] = new
     return whole
 
 

@@ -30,7 +30,7 @@ class GuidanceConfig:
     pretrained_model_name_or_path: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # folder or hub id
     guidance_scale: Any = 100.0  # ω
     weighting_strategy: str = "sds"  # w(t): sds σ² | uniform 1 | fantasia3d α σ² | x_hat max(σ/α, 1)
-    guidance_interval: Tuple[float, float] = (0.0, 1.0)  # shares of the timesteps; beyond them ω is 0, and ε_u not asked for
+    guidance_interval: Tuple[float, float] = (0.0, 1.0)  # shares of the timesteps; beyond them there is no ω · cond
     clip_guided: bool = False  # clip the guided x̂ of the cond term to [-1, 1], as samplers do; pixel models only
     grad_clip: Any = None  # bound of every element of the gradient
     min_step_percent: Any = 0.02  # of the model's timesteps
@@ -84,6 +84,8 @@ class Guidance(BaseObject):
         rank = get_rank()
         seed = default_seed(rank) if self.cfg.noise_seed is None else self.cfg.noise_seed
         self.noise = NoiseSource(seed, self.cfg.fixed_noise, self.cfg.noise_mix, stream=rank)
+        if self.guidance_interval != (0.0, 1.0) and getattr(self.cfg, "rescale", False):
+            raise UserError("guidance_interval and rescale exclude each other: beyond the interval there is no ω to divide by")
         self._step, self._calls, self._overflowed = -1, 0, False
         self.update_step(0, 0)
         for option in IGNORED:

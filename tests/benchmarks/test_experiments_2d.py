@@ -74,6 +74,9 @@ def test_a_process_for_each_method_makes_its_cells_and_no_page(models, tmp_path,
     halves = [words[words.index("--no-page") + 1:] for words in processes_2d.commands(options)]
     assert halves == [["--methods", m, "--tasks", t] for m, t in (("sds", "synthesis"), ("sds", "editing"), ("dds", "editing"))]
     bench.Bench(options).with_samples(bench.test_things(3))
+    everything = processes_2d.commands(dataclasses.replace(options, tasks=("synthesis", "editing", "translation", "diversity")))
+    assert [words[words.index("--no-page") + 4:] for words in everything] == [
+        ["synthesis", "diversity"], ["editing", "translation"], ["editing", "translation"]]
     bench.share_out(options)
     cells = {path.parent.parent.name for path in options.out.glob("*/*/run.json")}
     assert cells == {"synthesis-tuning", "synthesis", "editing-tuning", "editing"}
@@ -118,7 +121,7 @@ def test_without_a_test_the_tuning_prompts_are_shown(models, tmp_path, monkeypat
     bench.main()
     text = (tmp_path / "docs" / "e.md").read_text()
     assert text.count("| SDS ") == 1 + len(bench.GRID["sds"]) and "2 prompts, one seed each, on which" in text
-    assert {path.parent.name for path in (tmp_path / "out").glob("*/*/") if path.parent.name != "tables"} == {"editing-tuning"}
+    assert {path.parent.parent.name for path in (tmp_path / "out").glob("*/*/run.json")} == {"editing-tuning"}
 
 
 def test_methods_of_a_task_are_those_that_apply_and_are_not_left_out():

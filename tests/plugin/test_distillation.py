@@ -32,7 +32,7 @@ def test_one_call_of_the_unet_per_step(fixed, per_image):
 
 METHODS = {
     "sds": SDS, "cond": Cond, "ms-sds": MSSDS, "lmc": lambda model: LMCSDS(model, corrective_for(model)),
-    "nfsd": lambda model: NFSD(model, world.text(1).uncond), "dds": lambda model: DDS(model, world.text(1).cond),
+    "nfsd": lambda model: NFSD(model, world.text(1).uncond), "dds": lambda model: DDS(model, world.text(1).uncond),
 }
 
 
@@ -51,6 +51,35 @@ def test_without_guidance_nobody_asks_for_it(name, items):
     for i, omega in enumerate((1e-30, 5.0, 1e-30, 1e-30)):  # so small that it is as good as 0, but asked for
         torch.testing.assert_close(mixed[i], everywhere[omega][i])
     torch.testing.assert_close(method(x, world.text(4), t, noise, 0.0).gradient, everywhere[1e-30])
+
+
+@pytest.mark.parametrize("clips", [False, True])
+def test_nor_for_what_perp_neg_or_clipping_adds(clips):
+    model = world.world_model()
+    x, _, t, noise = inputs(model, fixed="none")
+    text = world.text(4) if clips else world.text(4)._replace(
+        perp_neg=torch.stack([world.text(4).uncond, world.text(4).cond]), perp_neg_weights=torch.full((2, 4), -0.5))
+    method = SDS(model)
+    method.clip_guided = clips
+    asked = []
+    for omega in (3.0, torch.tensor([0.0, 3.0, 3.0, 0.0]).reshape(-1, 1, 1, 1), 0.0):
+        model.unet.items = 0
+        result = method(x, text, t, noise, omega)
+        asked.append(model.unet.items)
+        proj = result.terms["proj"]
+        guided = torch.as_tensor(omega).expand(4, 1, 1, 1).flatten() != 0
+        assert torch.equal(result.gradient[~guided], proj[~guided])
+        assert (result.terms["cond"][guided].abs().amax((1, 2, 3)) > 1e-3).all()
+    assert asked == ([8, 6, 4] if clips else [16, 10, 4])
+
+
+@pytest.mark.parametrize("omega", [torch.tensor(2.0), torch.full((1, 1, 1, 1), 2.0), torch.full((4, 1, 1, 1), 2.0)])
+def test_omega_may_be_any_tensor_that_fits(omega):
+    model = world.world_model()
+    x, _, t, noise = inputs(model, fixed="none")
+    method = LMCSDS(model, corrective_for(model), rescale=True)
+    same = (method(x, world.text(4), t, noise, value).gradient for value in (2.0, omega))
+    torch.testing.assert_close(*same)
 
 
 @pytest.mark.parametrize("fixed", ["none", "lmc", "all"])
