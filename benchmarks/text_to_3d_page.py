@@ -51,6 +51,7 @@ MEASURES = {
     "clipped_truth": Measure("(truth's clipped)"), "detail": Measure("detail"), "detail_truth": Measure("(truth's detail)"),
 }
 
+CHARTED = ("r_precision", "iou", "color_error", "saturation_error", "detail", "janus")
 COMPARED = ("r_precision", "iou", "chamfer", "normal_consistency", "color_error", "saturation_error", "clipped", "detail",
             "fronts", "janus")
 
@@ -169,20 +170,15 @@ def _front_and_back(folder: Path) -> Tensor:
     return views[:, :: views.shape[1] // FIGURE_VIEWS]
 
 
-def omega_chart(found: Sequence[dict[str, Any]], path: Path) -> bool:
-    """Means against ω, a line per method, if ω was varied over at least two values."""
+def omega_chart(found: Sequence[dict[str, Any]], path: Path) -> int:
+    """Means against ω, a line per method; returns over how many runs each (see `omega_points`), 0 where ω was not varied."""
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
 
-    lines: dict[str, dict[float, list[dict[str, Any]]]] = {}
-    for result in found:
-        varied = dict(result["varied"])
-        omega = varied.pop(OMEGA, None)
-        if omega is not None and not omega.startswith("["):  # a schedule has no place on the axis
-            points = lines.setdefault(method_of({**result, "varied": varied}), {})
-            points.setdefault(float(omega), []).append(result)
+    lines = omega_points(found)
     if max(map(len, lines.values()), default=0) < 2:
-        return False
-    keys = ("r_precision", "iou", "color_error", "saturation_error", "detail", "janus")
+        return 0
+    shown = [run for points in lines.values() for runs in points.values() for run in runs]
+    keys = [key for key in CHARTED if any(run.get(key) is not None for run in shown)]
     chart = Figure(figsize=(3 * len(keys), 2.6), layout="constrained")
     axes = chart.subplots(1, len(keys))
     for axis, key in zip(axes, keys):
@@ -195,7 +191,26 @@ def omega_chart(found: Sequence[dict[str, Any]], path: Path) -> bool:
     axes[0].legend(fontsize=6)
     path.parent.mkdir(parents=True, exist_ok=True)
     chart.savefig(path, dpi=120)
-    return True
+    return len(next(iter(next(iter(lines.values())).values())))
+
+
+def omega_points(found: Sequence[dict[str, Any]]) -> dict[str, dict[float, list[dict[str, Any]]]]:
+    """Method but for its ω → ω → the runs of the prompts and seeds that all points have; points with less than half the
+    runs of the fullest are left out, and schedules of ω, which have no place on the axis."""
+    points: dict[tuple[str, float], dict[tuple[str, int], dict[str, Any]]] = {}
+    for result in found:
+        varied = dict(result["varied"])
+        omega = varied.pop(OMEGA, None)
+        if omega is not None and not omega.startswith("["):
+            point = method_of({**result, "varied": varied}), float(omega)
+            points.setdefault(point, {})[result["prompt"], result["seed"]] = result
+    most = max(map(len, points.values()), default=0)
+    points = {point: runs for point, runs in points.items() if 2 * len(runs) >= most}
+    common = set.intersection(*map(set, points.values())) if points else set()
+    lines: dict[str, dict[float, list[dict[str, Any]]]] = {}
+    for (method, omega), runs in points.items():
+        lines.setdefault(method, {})[omega] = [runs[key] for key in sorted(common)]
+    return lines
 
 
 def page(out: Path, images: Path, against: str | None = None, shown: Sequence[str] = ()) -> str:
@@ -217,8 +232,8 @@ def page(out: Path, images: Path, against: str | None = None, shown: Sequence[st
         parts += ["Distance of two seeds of a prompt, mean over four views at the best turn:", tables.text(spread)]
     pictures.write_image(images / "text_to_3d.png", figure(out, found, shown))
     parts.append(f"![Truth and methods, first seed, from the front and from behind]({images.name}/text_to_3d.png)")
-    if omega_chart(found, images / "text_to_3d_omega.png"):
-        parts.append(f"![Measures against ω]({images.name}/text_to_3d_omega.png)")
+    if count := omega_chart(found, images / "text_to_3d_omega.png"):
+        parts.append(f"Means over the {count} runs that all points have:\n\n![Measures against ω]({images.name}/text_to_3d_omega.png)")
     return "\n\n".join([*parts, "Every run: `runs.csv` beside the results."]) + "\n"
 
 

@@ -182,6 +182,17 @@ def test_the_figure_shows_the_methods_that_are_named(options):
         page.figure(options.out, found, ["sds"])
 
 
+def test_points_of_omega_are_over_the_same_runs():
+    def run(config, omega, prompt):
+        return {"config": config, "varied": {page.OMEGA: omega}, "prompt": prompt, "seed": 0}
+
+    found = [run("lmc", omega, prompt) for omega in ("2", "10") for prompt in "abcd"] + [run("sds", "10", p) for p in "bcde"]
+    few = [run("sds", "30", "a"), run("lmc", "[0,1,2,3]", "a")]
+    points = page.omega_points(found + few)
+    assert {name: list(line) for name, line in points.items()} == {"lmc": [2.0, 10.0], "sds": [10.0]}
+    assert all([r["prompt"] for r in runs] == ["b", "c", "d"] for line in points.values() for runs in line.values())
+
+
 def test_a_schedule_of_omega_is_in_the_tables_and_not_in_the_chart(options, tmp_path):
     options.vary = ("system.guidance.guidance_scale=1,[0,2.0,5.0,200]",)
     for run in bench.plan(options):
