@@ -177,8 +177,8 @@ def omega_chart(found: Sequence[dict[str, Any]], path: Path) -> int:
     lines = omega_points(found)
     if max(map(len, lines.values()), default=0) < 2:
         return 0
-    shown = [run for points in lines.values() for runs in points.values() for run in runs]
-    keys = [key for key in CHARTED if any(run.get(key) is not None for run in shown)]
+    groups = [runs for points in lines.values() for runs in points.values()]
+    keys = [key for key in CHARTED if any(run.get(key) is not None for runs in groups for run in runs)]
     chart = Figure(figsize=(3 * len(keys), 2.6), layout="constrained")
     axes = chart.subplots(1, len(keys))
     for axis, key in zip(axes, keys):
@@ -191,7 +191,7 @@ def omega_chart(found: Sequence[dict[str, Any]], path: Path) -> int:
     axes[0].legend(fontsize=6)
     path.parent.mkdir(parents=True, exist_ok=True)
     chart.savefig(path, dpi=120)
-    return len(next(iter(next(iter(lines.values())).values())))
+    return len(groups[0])
 
 
 def omega_points(found: Sequence[dict[str, Any]]) -> dict[str, dict[float, list[dict[str, Any]]]]:

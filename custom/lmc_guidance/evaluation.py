@@ -12,8 +12,9 @@ from .distillation import Result
 def pictures(model: DiffusionModel, result: Result, max_items: int = 4) -> Dict[str, Any]:
     """Images (b, H, W, 3) in [0, 1] under the keys that threestudio's systems draw, with texts.
 
-    imgs_noisy: z_t. imgs_1step: x̂_c. imgs_1orig: b_k(x, t) where there is an LMC term, else x̂_u (x̂_c where ω is 0). imgs_final: where
-    the method asks x to go without ω · cond: x - LMC or x - proj; x - gradient if it has neither. max_items ≤ 0: all.
+    imgs_noisy: z_t. imgs_1step: x̂_c. imgs_1orig: b_k(x, t) where there is an LMC term, else x̂_u (x̂_c where ω is 0).
+    imgs_final: where the method asks x to go without ω · cond: x - LMC or x - proj; x - gradient if it has neither.
+    max_items ≤ 0: all.
     """
     step, p = result.step, result.predictions
     shown = len(step.x) if max_items <= 0 else min(max_items, len(step.x))

@@ -75,17 +75,12 @@ class Guidance(BaseObject):
         if self.cfg.clip_guided and self.model.space != "pixel":
             raise UserError(f"clip_guided is for pixel models; '{self.model.name}' has latents, which have no range")
         self.distillation.clip_guided = self.cfg.clip_guided
-        self.guidance_interval = tuple(self.cfg.guidance_interval)
-        if len(self.guidance_interval) != 2 or not 0 <= self.guidance_interval[0] <= self.guidance_interval[1] <= 1:
-            raise UserError(f"guidance_interval is {list(self.guidance_interval)}; give two shares of the timesteps, [low, high] "
-                            "with 0 ≤ low ≤ high ≤ 1")
+        self.guidance_interval = self._interval()
         # Last: offloaded weights cannot be looked at.
         self.model.save_memory(self.cfg.enable_attention_slicing, self.cfg.enable_sequential_cpu_offload)
         rank = get_rank()
         seed = default_seed(rank) if self.cfg.noise_seed is None else self.cfg.noise_seed
         self.noise = NoiseSource(seed, self.cfg.fixed_noise, self.cfg.noise_mix, stream=rank)
-        if self.guidance_interval != (0.0, 1.0) and getattr(self.cfg, "rescale", False):
-            raise UserError("guidance_interval and rescale exclude each other: beyond the interval there is no ω to divide by")
         self._step, self._calls, self._overflowed = -1, 0, False
         self.update_step(0, 0)
         for option in IGNORED:
@@ -154,6 +149,16 @@ class Guidance(BaseObject):
         if guidance_eval:
             output["eval"] = pictures(self.model, result, self.cfg.max_items_eval)
         return output
+
+    def _interval(self) -> Tuple[float, ...]:
+        """Between which shares of the timesteps there is ω · cond."""
+        interval = tuple(self.cfg.guidance_interval)
+        if len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1:
+            raise UserError(f"guidance_interval is {list(interval)}; give two shares of the timesteps, [low, high] "
+                            "with 0 ≤ low ≤ high ≤ 1")
+        if interval != (0.0, 1.0) and getattr(self.cfg, "rescale", False):
+            raise UserError("guidance_interval and rescale exclude each other: beyond the interval there is no ω to divide by")
+        return interval
 
     def _omega_at(self, t: Tensor) -> Weight:
         """ω, or that of each item, (B, 1, 1, 1), where some levels of noise go without guidance."""
