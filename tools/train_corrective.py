@@ -128,11 +128,12 @@ def list_broken(path: Path, names) -> None:
 
 
 def design(job: Job):
-    from training.build import Design
+    from training.build import Design, default_width
 
     o = job.options
+    width = o.width or default_width(job.model, o.levels)
     filter_images = o.goal if o.kind == "spectral" else o.filter_images
-    return Design(o.kind, o.normalisation or NORMALISATION[o.kind], o.width, o.levels, o.bins, filter_images)
+    return Design(o.kind, o.normalisation or NORMALISATION[o.kind], width, o.levels, o.bins, filter_images)
 
 
 def train(job: Job, folder: Path):

@@ -8,7 +8,8 @@ from typing import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from lmc_guidance import Corrective, CorrectiveSpec, fit_spectral
+from lmc_guidance import Corrective, CorrectiveSpec, DiffusionModel, fit_spectral
+from lmc_guidance.unet import UNet
 
 from .data.feed import Batch, Data
 from .data.images import BrokenCount
@@ -16,6 +17,8 @@ from .data.order import Batches
 from .triplets import Teacher
 
 FIT_BATCH = 16
+WIDTHS = (32, 16, 8)  # 32 is the paper's
+LARGEST_SHARE = 1 / 30  # of the frozen model's weights: an update of b, three forwards, is then cheap beside one of the model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +31,18 @@ class Design:
     levels: int = 4
     bins: int = 40  # of t, for the filter
     filter_images: int = 640  # that the filter is fitted on
+
+
+def default_width(model: DiffusionModel, levels: int = 4) -> int:
+    """The widest U-Net that costs little beside the frozen model; the narrowest, where none does."""
+    limit = LARGEST_SHARE * _weights(model.unet)
+    with torch.device("meta"):
+        networks = {width: UNet(model.channels, width, levels) for width in WIDTHS}
+    return next((width for width, network in networks.items() if _weights(network) <= limit), WIDTHS[-1])
+
+
+def _weights(network: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def build(design: Design, teacher: Teacher, data: Data, broken: BrokenCount) -> tuple[Corrective, dict]:

@@ -48,8 +48,9 @@ class Options:
     half: bool = True
     """Run the frozen model in half precision where the machine has it, as the guidance does."""
 
-    width: int = 32
-    """U-Net kinds: filters of the first level, doubling per level; 32 is the paper's, 7.8 M weights."""
+    width: Optional[int] = None
+    """U-Net kinds: filters of the first level, doubling per level; 32 is the paper's, 7.8 M weights. None: 32, or 16 or 8 for a
+    small frozen model, of whose weights the corrective gets a thirtieth at most: 8 for the embedded one."""
     levels: int = 4
     """U-Net kinds: levels of the encoder."""
     bins: int = 40
