@@ -214,7 +214,8 @@ def omega_points(found: Sequence[dict[str, Any]]) -> dict[str, dict[float, list[
 
 
 def page(out: Path, images: Path, against: str | None = None, shown: Sequence[str] = ()) -> str:
-    """Markdown of everything under the folder; figures go to `images`."""
+    """Markdown of everything under the folder; figures, named like the folder, go to `images`."""
+    name = out.resolve().name
     found = [{**result, "folder": folder} for folder, result in results(out).items()]
     if not found:
         return f"no finished runs under {out}"
@@ -230,10 +231,10 @@ def page(out: Path, images: Path, against: str | None = None, shown: Sequence[st
     spread = diversity_rows(out, found)
     if spread:
         parts += ["Distance of two seeds of a prompt, mean over four views at the best turn:", tables.text(spread)]
-    pictures.write_image(images / "text_to_3d.png", figure(out, found, shown))
-    parts.append(f"![Truth and methods, first seed, from the front and from behind]({images.name}/text_to_3d.png)")
-    if count := omega_chart(found, images / "text_to_3d_omega.png"):
-        parts.append(f"Means over the {count} runs that all points have:\n\n![Measures against ω]({images.name}/text_to_3d_omega.png)")
+    pictures.write_image(images / f"{name}.png", figure(out, found, shown))
+    parts.append(f"![Truth and methods, first seed, from the front and from behind]({images.name}/{name}.png)")
+    if count := omega_chart(found, images / f"{name}_omega.png"):
+        parts.append(f"Means over the {count} runs that all points have:\n\n![Measures against ω]({images.name}/{name}_omega.png)")
     return "\n\n".join([*parts, "Every run: `runs.csv` beside the results."]) + "\n"
 
 

@@ -148,7 +148,7 @@ def test_the_page_has_a_row_a_method_and_a_list_of_runs(options):
     lmc = methods["dreamfusion-lmc, guidance_type lmc-guidance, guidance_scale 0"]
     assert lmc[2].strip() == "2" and lmc[6].strip() == "0.200 [0.000, 0.400]" and lmc[7].strip() == "21"
     assert (options.out / "methods.csv").read_text().count("\n") == 5
-    for name in ("text_to_3d.png", "text_to_3d_omega.png"):
+    for name in (f"{options.out.name}.png", f"{options.out.name}_omega.png"):
         assert (options.out / "docs" / "images" / name).stat().st_size > 1000
 
 
