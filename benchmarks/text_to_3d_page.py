@@ -178,7 +178,7 @@ def omega_chart(found: Sequence[dict[str, Any]], path: Path) -> int:
     if max(map(len, lines.values()), default=0) < 2:
         return 0
     groups = [runs for points in lines.values() for runs in points.values()]
-    keys = [key for key in CHARTED if any(run.get(key) is not None for runs in groups for run in runs)]
+    keys = [key for key in CHARTED if sum(any(run.get(key) is not None for run in runs) for runs in groups) > 1]
     chart = Figure(figsize=(3 * len(keys), 2.6), layout="constrained")
     axes = chart.subplots(1, len(keys))
     for axis, key in zip(axes, keys):
