@@ -175,23 +175,27 @@ def omega_chart(found: Sequence[dict[str, Any]], path: Path) -> int:
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
 
     lines = omega_points(found)
-    if max(map(len, lines.values()), default=0) < 2:
+    curves = {key: {name: _means(points, key) for name, points in lines.items()} for key in CHARTED}
+    curves = {key: means for key, means in curves.items() if max(map(len, means.values()), default=0) > 1}
+    if not curves:
         return 0
-    groups = [runs for points in lines.values() for runs in points.values()]
-    keys = [key for key in CHARTED if sum(any(run.get(key) is not None for run in runs) for runs in groups) > 1]
-    chart = Figure(figsize=(3 * len(keys), 2.6), layout="constrained")
-    axes = chart.subplots(1, len(keys))
-    for axis, key in zip(axes, keys):
-        for name, points in lines.items():
-            known = {w: [r[key] for r in group if r.get(key) is not None] for w, group in sorted(points.items())}
-            known = {w: values for w, values in known.items() if values}
-            axis.plot(list(known), [sum(values) / len(values) for values in known.values()], marker="o", label=name)
+    chart = Figure(figsize=(3 * len(curves), 2.6), layout="constrained")
+    axes = chart.subplots(1, len(curves), squeeze=False)[0]
+    for axis, (key, means) in zip(axes, curves.items()):
+        for name, line in means.items():
+            axis.plot(list(line), list(line.values()), marker="o", label=name)
         axis.set_xscale("symlog", linthresh=0.1)
         axis.set(title=MEASURES[key].heading, xlabel="ω")
     axes[0].legend(fontsize=6)
     path.parent.mkdir(parents=True, exist_ok=True)
     chart.savefig(path, dpi=120)
-    return len(groups[0])
+    return len(next(runs for points in lines.values() for runs in points.values()))
+
+
+def _means(points: dict[float, list[dict[str, Any]]], key: str) -> dict[float, float]:
+    """ω → mean of a measure over the runs that have it, in the order of ω; without the ω where none has."""
+    known = {omega: [run[key] for run in runs if run.get(key) is not None] for omega, runs in sorted(points.items())}
+    return {omega: sum(values) / len(values) for omega, values in known.items() if values}
 
 
 def omega_points(found: Sequence[dict[str, Any]]) -> dict[str, dict[float, list[dict[str, Any]]]]:

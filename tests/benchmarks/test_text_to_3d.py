@@ -193,6 +193,20 @@ def test_points_of_omega_are_over_the_same_runs():
     assert all([r["prompt"] for r in runs] == ["b", "c", "d"] for line in points.values() for runs in line.values())
 
 
+def test_means_are_of_the_runs_that_have_a_measure():
+    points = {10.0: [{"janus": 0.5}, {"janus": None}, {"janus": 0.25}], 2.0: [{"janus": None}], 0.0: [{"janus": 1.0}]}
+    assert list(page._means(points, "janus").items()) == [(0.0, 1.0), (10.0, 0.375)]
+
+
+def test_a_measure_that_no_method_has_at_two_points_is_not_charted(options, tmp_path):
+    for run in bench.plan(options):
+        fake_result(run)
+    found = list(trials.results(options.out).values())
+    unmeasured = [{**result, **dict.fromkeys(page.CHARTED)} for result in found]
+    assert page.omega_chart(found, tmp_path / "chart.png") == 2
+    assert page.omega_chart(unmeasured, tmp_path / "none.png") == 0 and not (tmp_path / "none.png").exists()
+
+
 def test_a_schedule_of_omega_is_in_the_tables_and_not_in_the_chart(options, tmp_path):
     options.vary = ("system.guidance.guidance_scale=1,[0,2.0,5.0,200]",)
     for run in bench.plan(options):
