@@ -145,7 +145,7 @@ class Run:
             if shapes[0] != shapes[1]:
                 raise UserError(
                     f"{self.cfg.resume} is of another model: {name} is {shapes[0]} there and {shapes[1]} here; "
-                    "use the run's own configs/parsed.yaml"
+                    "use the run's own configs/config.yaml"
                 )
         if self.mode != "train":
             self.system.set_resume_status(checkpoint["epoch"], checkpoint["global_step"])
