@@ -2,11 +2,13 @@
 
     python benchmarks/text_to_3d_page.py outputs/sweep                              beside the runs
     python benchmarks/text_to_3d_page.py outputs/sweep --docs docs/text_to_3d.md    and as a page
+    python benchmarks/text_to_3d_page.py outputs/sweep --also outputs/other/lmc-*   with runs of another sweep
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -20,7 +22,7 @@ import tyro  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from benchmarks.diversity_3d import diversity  # noqa: E402
-from benchmarks.trials_3d import judge, results, short, turntables  # noqa: E402
+from benchmarks.trials_3d import judge, result_of, results, short, turntables  # noqa: E402
 from imaging import bootstrap, pictures, tables  # noqa: E402
 from imaging.console import run_tool  # noqa: E402
 from imaging.files import write_text  # noqa: E402
@@ -69,6 +71,8 @@ class Options:
     """Method from which the others' paired differences are taken, as the tables name it; none: the first."""
     shown: tuple[str, ...] = ()
     """Methods in the figure of turntable views, as the tables name them; none given: all."""
+    also: tuple[Path, ...] = ()
+    """Finished runs of other sweeps, folder by folder; their methods are named with their sweep's folder."""
 
 
 def method_of(result: dict[str, Any]) -> str:
@@ -217,10 +221,22 @@ def omega_points(found: Sequence[dict[str, Any]]) -> dict[str, dict[float, list[
     return lines
 
 
-def page(out: Path, images: Path, against: str | None = None, shown: Sequence[str] = ()) -> str:
+def runs_of(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """Results of runs of other sweeps, each under its sweep's name; `SystemExit` if one is not finished."""
+    found = []
+    for folder in map(Path.resolve, folders):
+        if not result_of(folder).is_file():
+            raise SystemExit(f"--also {folder}: no finished run")
+        result = json.loads(result_of(folder).read_text())
+        found.append({**result, "folder": folder, "config": f"{folder.parent.name}: {result['config']}"})
+    return found
+
+
+def page(out: Path, images: Path, against: str | None = None, shown: Sequence[str] = (), also: Sequence[Path] = ()) -> str:
     """Markdown of everything under the folder; figures, named like the folder, go to `images`."""
     name = out.resolve().name
-    found = [{**result, "folder": folder} for folder, result in results(out).items()]
+    own = [{**result, "folder": folder} for folder, result in results(out).items()]
+    found = own + runs_of(also)
     if not found:
         return f"no finished runs under {out}"
     rows, methods = (tables.without_empty(r) for r in (run_rows(found), method_rows(found)))
@@ -237,14 +253,17 @@ def page(out: Path, images: Path, against: str | None = None, shown: Sequence[st
         parts += ["Distance of two seeds of a prompt, mean over four views at the best turn:", tables.text(spread)]
     pictures.write_image(images / f"{name}.png", figure(out, found, shown))
     parts.append(f"![Truth and methods, first seed, from the front and from behind]({images.name}/{name}.png)")
-    if count := omega_chart(found, images / f"{name}_omega.png"):
+    if count := omega_chart(own, images / f"{name}_omega.png"):
         parts.append(f"Means over the {count} runs that all points have:\n\n![Measures against ω]({images.name}/{name}_omega.png)")
     return "\n\n".join([*parts, "Every run: `runs.csv` beside the results."]) + "\n"
 
 
-def write(out: Path, docs: Path | None = None, against: str | None = None, shown: Sequence[str] = ()) -> str:
-    """Tables, figures and the page beside the runs, and page and figures again at `docs`; returns the page."""
-    text = page(out, out / "images", against, shown)
+def write(out: Path, docs: Path | None = None, **choices: Any) -> str:
+    """Tables, figures and the page beside the runs, and page and figures again at `docs`; returns the page.
+
+    choices: what else `page` takes.
+    """
+    text = page(out, out / "images", **choices)
     write_text(out / "page.md", text)
     if docs is not None:
         images = docs.parent / "images"
@@ -257,7 +276,7 @@ def write(out: Path, docs: Path | None = None, against: str | None = None, shown
 
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
-    print(write(options.folder, options.docs, options.against, options.shown))
+    print(write(options.folder, options.docs, against=options.against, shown=options.shown, also=options.also))
 
 
 if __name__ == "__main__":

@@ -152,6 +152,18 @@ def test_the_page_has_a_row_a_method_and_a_list_of_runs(options):
         assert (options.out / "docs" / "images" / name).stat().st_size > 1000
 
 
+def test_runs_of_another_sweep_stand_beside_under_its_name(options):
+    run, other = bench.plan(options)[0], bench.plan(dataclasses.replace(options, out=options.out.parent / "other"))[0]
+    fake_result(run, iou=0.5)
+    fake_result(other, iou=0.75)
+    text = page.write(options.out, also=[other.folder])
+    method = page.method_of(trials.results(options.out)[run.folder.name])
+    assert f"| other: {method} − {method} | 1 " in " ".join(text.split())
+    assert page.pair_rows([*trials.results(options.out).values(), *page.runs_of([other.folder])])[0]["IoU"].value == 0.25
+    with pytest.raises(SystemExit, match="--also .*: no finished run"):
+        page.write(options.out, also=[options.out])
+
+
 def test_finished_runs_are_measured_again_without_running(options, monkeypatch):
     run, elsewhere = bench.plan(options)[:2]
     fake_result(run, iou=0.1)
