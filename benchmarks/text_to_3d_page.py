@@ -164,7 +164,7 @@ def figure(out: Path, found: Sequence[dict[str, Any]], shown: Sequence[str] = ()
         true, _ = some = next(pair for pair in kept if pair is not None)
         columns = [true, *(pair[1] if pair is not None else torch.ones_like(some[1]) for pair in kept)]
         rows.append(torch.cat(columns))
-    heads = [head for name in ("truth", *methods) for head in (name, "")]
+    heads = [head for name in ("truth", *methods) for head in (name.replace(", ", ",\n"), "")]  # narrower than its views
     return pictures.grid(torch.cat(rows), len(heads), prompts, heads)
 
 

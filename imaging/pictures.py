@@ -81,14 +81,17 @@ def code(images: Tensor) -> str:
 
 
 def grid(images: Tensor, columns: int, rows: Sequence[str] = (), heads: Sequence[str] = ()) -> Tensor:
-    """Images (N, 3, H, W) in reading order as one picture (3, H', W') on white, with labels of rows and columns."""
+    """Images (N, 3, H, W) in reading order as one picture (3, H', W') on white, with labels of rows and columns.
+
+    heads: may have line breaks.
+    """
     scale = max(1, -(-TILE // min(images.shape[-2:])))
     tiles = F.interpolate(images.cpu(), scale_factor=scale, mode="nearest")
     height, width = (side + MARGIN for side in tiles.shape[-2:])
     font = ImageFont.load_default(FONT_SIZE)
     rows, heads = ([_spell(label) for label in labels] for labels in (rows, heads))
     left = max((int(font.getlength(label)) + 3 * MARGIN for label in rows), default=MARGIN)
-    top = FONT_SIZE + 3 * MARGIN if heads else MARGIN
+    top = MARGIN + max(((FONT_SIZE + 2 * MARGIN) * (1 + head.count("\n")) for head in heads), default=0)
     lines = -(-len(images) // columns)
     canvas = torch.ones(3, top + lines * height, left + columns * width)
     for i, tile in enumerate(tiles):
@@ -108,7 +111,7 @@ def _write_labels(canvas: Tensor, labels: Sequence[tuple[int, int, str]], font: 
     picture = Image.fromarray(to_bytes(canvas).numpy())
     draw = ImageDraw.Draw(picture)
     for x, y, label in labels:
-        draw.text((x, y), label, fill="black", font=font)
+        draw.text((x, y), label, fill="black", font=font, spacing=2 * MARGIN)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
 
 

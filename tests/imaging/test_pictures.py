@@ -36,6 +36,9 @@ def test_a_grid_has_its_images_in_reading_order_and_room_for_labels():
     labelled = pictures.grid(images, 2, ["ω = 1", "b"], ["seed 0", "seed 1"])
     assert labelled.shape[1] > plain.shape[1] and labelled.shape[2] > plain.shape[2]
     assert labelled[:, : pictures.FONT_SIZE].min() < 0.5  # something is written
+    second = pictures.grid(images, 2, heads=["one\ntwo", ""])[:, pictures.FONT_SIZE + 2 * margin :]
+    below = second.shape[1] - (plain.shape[1] - margin) - margin
+    assert below >= pictures.FONT_SIZE and second[:, :below].min() < 0.5  # and on a second line above the images
 
 
 def test_a_film_keeps_its_frames_and_pads_odd_sides(tmp_path):
