@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -22,7 +21,7 @@ import tyro  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from benchmarks.diversity_3d import diversity  # noqa: E402
-from benchmarks.trials_3d import judge, result_of, results, short, turntables  # noqa: E402
+from benchmarks.trials_3d import judge, read_result, results, short, turntables  # noqa: E402
 from imaging import bootstrap, pictures, tables  # noqa: E402
 from imaging.console import run_tool  # noqa: E402
 from imaging.files import write_text  # noqa: E402
@@ -225,9 +224,9 @@ def runs_of(folders: Sequence[Path]) -> list[dict[str, Any]]:
     """Results of runs of other sweeps, each under its sweep's name; `SystemExit` if one is not finished."""
     found = []
     for folder in map(Path.resolve, folders):
-        if not result_of(folder).is_file():
+        result = read_result(folder)
+        if result is None:
             raise SystemExit(f"--also {folder}: no finished run")
-        result = json.loads(result_of(folder).read_text())
         found.append({**result, "folder": folder, "config": f"{folder.parent.name}: {result['config']}"})
     return found
 

@@ -141,7 +141,7 @@ def refuse_mixture(runs: Sequence[Run]) -> None:
     if double is not None:
         raise SystemExit(f"two runs would go to {double.folder}; give configurations names of their own, and each prompt once")
     for run in runs:
-        told = json.loads(run.result.read_text()) if run.result.is_file() else {}
+        told = read_result(run.folder) or {}
         for key, value in run.settings().items():
             if key in told and told[key] != value:
                 raise SystemExit(f"{run.folder} was made with {key} {told[key]}, not {value}; name another --out, or remove it")
@@ -236,6 +236,13 @@ def turntables(folder: Path) -> Tensor:
     return picture.unfold(1, side, side).unfold(2, side, side).movedim(0, 2)
 
 
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """What `result_of` the folder of a run holds; None if the run is not done."""
+    path = result_of(folder)
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
 def results(out: Path) -> dict[str, dict[str, Any]]:
     """Folder → result of all finished runs under `out`."""
-    return {path.parent.name: json.loads(path.read_text()) for path in sorted(out.glob("*/result.json"))}
+    found = {folder.name: read_result(folder) for folder in sorted(out.glob("*"))}
+    return {folder: result for folder, result in found.items() if result is not None}

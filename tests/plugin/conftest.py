@@ -16,7 +16,7 @@ from tests.plugin.guiding import SIZE  # noqa: E402
 @pytest.fixture(scope="session")
 def pixel_folder(tmp_path_factory):
     """A tiny v-prediction pixel model, 16 × 16."""
-    return write_pixel_pipeline(tmp_path_factory.mktemp("models") / "pixel", size=16)
+    return write_pixel_pipeline(tmp_path_factory.mktemp("models") / "pixel", size=SIZE)
 
 
 @pytest.fixture(scope="session")
