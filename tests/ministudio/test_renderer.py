@@ -44,10 +44,22 @@ def test_the_jumping_march_finds_what_testing_every_interval_finds(share):
     assert (len(fast.t_starts) == 0) == (share == 0.0)
 
 
-def test_the_grid_learns_where_a_ball_is():
+def test_a_ray_of_nan_has_no_samples_and_leaves_the_others_theirs():
+    o, d = torch.tensor([[-2.0, 0.0, 0.0], [float("nan")] * 3]), torch.tensor([[1.0, 0.0, 0.0]] * 2)
+    samples = march(o, d, torch.ones(4, 4, 4, dtype=torch.bool), AABB, 0.05)
+    assert len(samples.t_starts) and (samples.ray_indices == 0).all()
+    alone = march(o[:1], d[:1], torch.ones(4, 4, 4, dtype=torch.bool), AABB, 0.05)
+    assert torch.equal(samples.t_starts, alone.t_starts)
+
+
+def test_the_grid_learns_where_a_ball_is_and_forgets_one_that_has_gone():
     grid = OccupancyGrid(AABB, resolution=16)
-    grid.update(0, lambda p: (p.norm(dim=-1) < 0.5).float() * 50, 0.1)
+    ball = lambda radius: lambda p: (p.norm(dim=-1) < radius).float() * 50
+    grid.update(0, ball(0.8), 0.1)
     centre, reach = _cells(16)
+    assert grid.binaries[0][centre < 0.8 - reach].all()
+    for step in range(16, 96, 16):
+        grid.update(step, ball(0.5), 0.1)
     assert grid.binaries[0][centre < 0.5 - reach].all() and not grid.binaries[0][centre > 0.5 + reach].any()
 
 

@@ -56,16 +56,16 @@ def march(
     if rays_o.device.type != "cpu":
         return march_reference(rays_o, rays_d, occupied, aabb, step, t_min, t_max)
     arrays = [tensor.contiguous().numpy() for tensor in (rays_o, rays_d, t_min, t_max)]
-    grid = (occupied.contiguous().numpy(), aabb.numpy(), np.float32(step))
     counts = np.empty(len(rays_o), np.int64)
-    nothing = np.empty(0, np.float32), np.empty(0, np.int64)
-    _walk(*arrays, *grid, counts, counts, *nothing, False)
-    ends = np.cumsum(counts)
-    total = int(ends[-1]) if len(ends) else 0
-    starts, owner = np.empty(total, np.float32), np.empty(total, np.int64)
-    _walk(*arrays, *grid, counts, ends - counts, starts, owner, True)
-    t_starts = torch.from_numpy(starts)
-    return Samples(t_starts, t_starts + step, torch.from_numpy(owner))
+    starts = np.empty((len(rays_o), _most(t_min, t_max, step)), np.float32)  # a row for each ray
+    _walk(*arrays, occupied.contiguous().numpy(), aabb.numpy(), np.float32(step), counts, starts)
+    t_starts = torch.from_numpy(starts[np.arange(starts.shape[1]) < counts[:, None]])
+    return Samples(t_starts, t_starts + step, torch.from_numpy(np.repeat(np.arange(len(counts)), counts)))
+
+
+def _most(t_min: Tensor, t_max: Tensor, step: float) -> int:
+    """No ray has more intervals than this; one of NaN has none."""
+    return int(float((t_max - t_min).nan_to_num(0.0).max().clamp_min(0.0)) / step) + 2 if len(t_min) else 0
 
 
 def box_interval(
@@ -80,38 +80,48 @@ def box_interval(
 
 
 @njit(parallel=True, **_JIT)
-def _walk(rays_o, rays_d, t_min, t_max, occupied, aabb, step, counts, first, starts, owner, write):
-    """Count each ray's samples, or write them from row first[ray] on."""
+def _walk(rays_o, rays_d, t_min, t_max, occupied, aabb, step, counts, starts):
+    """The starts of each ray's samples, from the left of its row on, and how many there are."""
     for ray in prange(rays_o.shape[0]):
-        counts[ray] = _walk_ray(
-            rays_o[ray], rays_d[ray], t_min[ray], t_max[ray], occupied, aabb, step, first[ray], starts, owner, ray, write
-        )
+        counts[ray] = _walk_ray(rays_o[ray], rays_d[ray], t_min[ray], t_max[ray], occupied, aabb, step, starts[ray])
+
+
+@njit(inline="always")
+def _axis(o, d, low, high, cells):
+    """Position and speed along one axis in units of cells, and the inverse of the speed."""
+    scale = cells / (high - low)
+    return (o - low) * scale, d * scale, 1.0 / (d * scale) if abs(d) > 1e-9 else 1e30
+
+
+@njit(inline="always")
+def _cell(position, speed, inverse, t, cells):
+    """The cell at distance t along one axis, and the distance at which the ray leaves it."""
+    cell = min(max(int(np.floor(position + t * speed)), 0), cells - 1)
+    leave = (cell + (1 if speed > 0 else 0) - position) * inverse
+    return cell, leave if inverse < 1e30 else 1e30
 
 
 @njit(**_JIT)
-def _walk_ray(o, d, t_min, t_max, occupied, aabb, step, first, starts, owner, ray, write):
+def _walk_ray(o, d, t_min, t_max, occupied, aabb, step, starts):
     count, k = 0, 0
+    nx, ny, nz = occupied.shape
+    px, vx, ix = _axis(o[0], d[0], aabb[0], aabb[3], nx)
+    py, vy, iy = _axis(o[1], d[1], aabb[1], aabb[4], ny)
+    pz, vz, iz = _axis(o[2], d[2], aabb[2], aabb[5], nz)
     while True:
         start = t_min + k * step
         middle = start + np.float32(0.5) * step
         if not middle < t_max:  # also ends a ray of NaN
             return count
-        leave, index = np.float32(1e30), (0, 0, 0)
-        for axis in range(3):
-            cells = occupied.shape[axis]
-            size = (aabb[axis + 3] - aabb[axis]) / cells
-            cell = int(np.floor((o[axis] + middle * d[axis] - aabb[axis]) / size))
-            cell = min(max(cell, 0), cells - 1)
-            index = (index[1], index[2], cell)
-            wall = aabb[axis] + size * (cell + (1 if d[axis] > 0 else 0))
-            if abs(d[axis]) > 1e-9:
-                leave = min(leave, (wall - o[axis]) / d[axis])
-        if occupied[index]:
-            if write:
-                starts[first + count], owner[first + count] = start, ray
+        x, leave_x = _cell(px, vx, ix, middle, nx)
+        y, leave_y = _cell(py, vy, iy, middle, ny)
+        z, leave_z = _cell(pz, vz, iz, middle, nz)
+        if occupied[x, y, z]:
+            starts[count] = start
             count += 1
             k += 1
         else:  # the first interval whose middle lies beyond this cell, at least the next
+            leave = min(leave_x, leave_y, leave_z)
             k = max(k + 1, int(np.ceil((leave - t_min) / step - 0.5)))
 
 
@@ -119,8 +129,7 @@ def march_reference(
     rays_o: Tensor, rays_d: Tensor, occupied: Tensor, aabb: Tensor, step: float, t_min: Tensor, t_max: Tensor
 ) -> Samples:
     """The same by testing every interval of every ray, in plain torch on any device."""
-    longest = float((t_max - t_min).max().clamp_min(0.0)) if len(t_min) else 0.0
-    n_steps = int(longest / step) + 2
+    n_steps = max(_most(t_min, t_max, step), 1)
     rays_per_chunk = max(_CHUNK // n_steps, 1)
     parts = [
         _march_dense(rays_o[i:j], rays_d[i:j], occupied, aabb, step, t_min[i:j], t_max[i:j], n_steps, i)

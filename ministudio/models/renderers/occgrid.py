@@ -1,6 +1,7 @@
 """The occupancy grid: which cells of space hold something, so that rays skip the others.
 
-State and rules are those of nerfacc's OccGridEstimator with one level, so that checkpoints fit both.
+State is that of nerfacc's OccGridEstimator with one level, so that checkpoints fit both. The rule forgets faster: there
+a cell is measured at one point and fades by 0.95 an update, so that most of what it holds occupied has long been empty.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from ministudio.models.renderers.marching import Samples, march
 
 Density = Callable[[Tensor], Tensor]  # points (N, 3) -> density (N,)
 
-_DECAY = 0.95  # of a cell's occupancy at each update
+_POINTS = 4  # at which a cell is measured at each update
+_DECAY = 0.3  # of what was measured before: from solid, a cell is empty after four updates
 _WARM_UP = 256  # steps in which all cells are updated
 _INTERVAL = 16  # steps between updates
 _THRESHOLD = 0.01  # a cell is occupied above this opacity of one step, or above the mean if that is less
@@ -41,7 +43,7 @@ class OccupancyGrid(nn.Module):
 
     @torch.no_grad()
     def update(self, global_step: int, density: Density, step_size: float) -> None:
-        """Every 16 steps: measure a point of each cell (later of a sample of cells), let the rest fade.
+        """Every 16 steps: measure each cell (later a sample of them), and let what was measured before fade.
 
         Repeated calls at one step do nothing more, and the points depend on the step alone.
         """
@@ -50,8 +52,9 @@ class OccupancyGrid(nn.Module):
         self._updated_at = global_step
         generator = torch.Generator().manual_seed(global_step)
         cells = self._cells(global_step, generator)
-        points = self._points(cells, generator)
-        self.occs[cells] = torch.maximum(self.occs[cells] * _DECAY, density(points).float() * step_size)
+        points = self._points(cells.repeat(_POINTS), generator)
+        opacity = (density(points).float() * step_size).clamp_max(1.0).view(_POINTS, -1).amax(0)
+        self.occs[cells] = torch.maximum(self.occs[cells] * _DECAY, opacity)
         self.binaries.copy_((self.occs > self.occs.mean().clamp_max(_THRESHOLD)).view_as(self.binaries))
 
     def _cells(self, global_step: int, generator: torch.Generator) -> Tensor:
