@@ -40,6 +40,7 @@ class Step:
     omega: gradients.Weight  # ω, one or (B, 1, 1, 1)
     guided: Items  # the items whose ω is not 0
     w: Tensor  # (B, 1, 1, 1)
+    w_cond: Tensor  # (B, 1, 1, 1), w of the cond term
     z: Tensor  # (B, C, H, W), z_t of the cond term
     z_lmc: Tensor  # (B, C, H, W), z_t of the LMC term
 
@@ -64,6 +65,7 @@ class Distillation:
     """
 
     for_guidance: Tuple[str, ...] = ("u",)  # queries that matter to ω · cond alone, as Perp-Neg's negatives do
+    guidance_every = 1  # cond weighs so many times w, for it is there for one item in so many
     clip_guided = False  # x̂ of the cond term is clipped to [-1, 1], with and without guidance; pixel models only
 
     def __init__(self, model: DiffusionModel, weighting: str = "sds") -> None:
@@ -92,14 +94,14 @@ class Distillation:
             raise UserError("clip_guided and Perp-Neg (use_perp_neg) exclude each other; turn one of them off")
         negatives = [p[f"{NEGATIVE}{i}"].eps for i in range(len(step.text.perp_neg))]
         away = gradients.perp_neg(p["c"].eps, p["u"].eps, negatives, step.text.perp_neg_weights)
-        return step.omega * (gradients.cond(p["c"].eps, p["u"].eps, step.w) + step.w * away)
+        return step.omega * (gradients.cond(p["c"].eps, p["u"].eps, step.w_cond) + step.w_cond * away)
 
     def guide(self, step: Step, c: Prediction, u: Prediction) -> Tensor:
         """ω · cond of the predictions with and without a prompt at one z; of their clipped x̂ under `clip_guided`."""
         if not self.clip_guided:
-            return step.omega * gradients.cond(c.eps, u.eps, step.w)
+            return step.omega * gradients.cond(c.eps, u.eps, step.w_cond)
         ratio = self.model.schedule.alpha(step.t) / self.model.schedule.sigma(step.t)
-        return gradients.clipped_cond(c.x_hat, u.x_hat, step.omega, step.w * ratio)
+        return gradients.clipped_cond(c.x_hat, u.x_hat, step.omega, step.w_cond * ratio)
 
     def scale(self, step: Step) -> gradients.Weight:
         """A factor on the sum of the terms."""
@@ -124,7 +126,8 @@ class Distillation:
             guided = omega.flatten().nonzero().flatten()
         else:
             guided = slice(None) if omega != 0 else slice(0)
-        return Step(x, text, t, noise, omega, guided, self._weight(t), z, z_lmc)
+        w = self._weight(t)
+        return Step(x, text, t, noise, omega, guided, w, self.guidance_every * w, z, z_lmc)
 
     def predict(self, step: Step, queries: Queries) -> Dict[str, Prediction]:
         """All queries in one call of the U-Net. What guidance alone needs is not asked for items whose ω is 0, and is told

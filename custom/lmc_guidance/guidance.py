@@ -31,6 +31,7 @@ class GuidanceConfig:
     guidance_scale: Any = 100.0  # ω
     weighting_strategy: str = "sds"  # w(t): sds σ² | uniform 1 | fantasia3d α σ² | x_hat max(σ/α, 1)
     guidance_interval: Tuple[float, float] = (0.0, 1.0)  # shares of the timesteps; beyond them there is no ω · cond
+    guidance_every: int = 1  # n: ω · cond for one item in n, by turns, n times as heavy; fewer evaluations of the model
     clip_guided: bool = False  # clip the guided x̂ of the cond term to [-1, 1], as samplers do; pixel models only
     grad_clip: Any = None  # bound of every element of the gradient
     min_step_percent: Any = 0.02  # of the model's timesteps
@@ -75,7 +76,7 @@ class Guidance(BaseObject):
         if self.cfg.clip_guided and self.model.space != "pixel":
             raise UserError(f"clip_guided is for pixel models; '{self.model.name}' has latents, which have no range")
         self.distillation.clip_guided = self.cfg.clip_guided
-        self.guidance_interval = self._interval()
+        self.guidance_interval, self.distillation.guidance_every = self._interval(), self._turns()
         # Last: offloaded weights cannot be looked at.
         self.model.save_memory(self.cfg.enable_attention_slicing, self.cfg.enable_sequential_cpu_offload)
         rank = get_rank()
@@ -160,13 +161,22 @@ class Guidance(BaseObject):
             raise UserError("guidance_interval and rescale exclude each other: beyond the interval there is no ω to divide by")
         return interval
 
+    def _turns(self) -> int:
+        """One item in how many has ω · cond."""
+        if self.cfg.guidance_every < 1:
+            raise UserError(f"guidance_every is {self.cfg.guidance_every}; it must be 1 or more")
+        if self.cfg.guidance_every > 1 and getattr(self.cfg, "rescale", False):
+            raise UserError("guidance_every and rescale exclude each other: out of its turn an item has no ω to divide by")
+        return self.cfg.guidance_every
+
     def _omega_at(self, t: Tensor) -> Weight:
-        """ω, or that of each item, (B, 1, 1, 1), where some levels of noise go without guidance."""
-        low, high = self.guidance_interval
-        if (low, high) == (0.0, 1.0):
+        """ω, or that of each item, (B, 1, 1, 1), where some items or levels of noise go without guidance."""
+        (low, high), every = self.guidance_interval, self.cfg.guidance_every
+        if (low, high, every) == (0.0, 1.0, 1):
             return self.omega
         share = t / self.model.num_timesteps
-        return self.omega * ((share >= low) & (share <= high)).float().reshape(-1, 1, 1, 1)
+        turn = (torch.arange(len(t), device=t.device) + self._step) % every == 0
+        return self.omega * ((share >= low) & (share <= high) & turn).float().reshape(-1, 1, 1, 1)
 
     def set_reference(self, batch: Dict[str, Any]) -> None:
         """A hook for methods that compare x with something else in the batch."""

@@ -55,6 +55,22 @@ def test_beyond_its_interval_guidance_is_left_out(make):
     assert (gradients["all"] - gradients["none"]).abs().amax((1, 2, 3)).min() > 0
 
 
+@pytest.mark.parametrize("settings", [{}, {"clip_guided": True}])
+def test_items_are_guided_by_turns_and_then_for_all(make, settings):
+    rgb, gradients, asked = rendered(6), {}, []
+    for name, more in {"all": {}, "none": {"guidance_scale": 0.0}, "turns": {"guidance_every": 3}}.items():
+        guidance = make("lmc-guidance", **settings, **more)
+        predict = guidance.model.predict
+        guidance.model.predict = lambda z, t, text: asked.append(len(z)) or predict(z, t, text)
+        gradients[name] = torch.autograd.grad(run(guidance, rgb, step=1)["loss_sds"], rgb)[0]
+    assert asked == [12, 6, 8]
+    guided = torch.tensor([False, False, True, False, False, True])  # items i of step s with i + s a multiple of three
+    whole = gradients["all"] - gradients["none"]
+    torch.testing.assert_close(gradients["turns"][~guided], gradients["none"][~guided])
+    torch.testing.assert_close((gradients["turns"] - gradients["none"])[guided], 3 * whole[guided], rtol=1e-3, atol=1e-4)
+    assert whole.abs().amax((1, 2, 3)).min() > 0
+
+
 def test_resumed_run_continues_with_the_same_numbers(make):
     torch.manual_seed(5)
     first, rgb = make(fixed_noise="lmc", noise_mix=0.5), rendered()

@@ -79,6 +79,8 @@ def test_corrective_beside_the_model_is_found(make, pixel_folder, corrective, tm
         ("lmc-guidance", {"min_step_percent": 0.9, "max_step_percent": 0.5}, "0 ≤ min ≤ max ≤ 1"),
         ("sds-guidance", {"guidance_interval": [0.6, 0.3]}, "guidance_interval is [0.6, 0.3]"),
         ("lmc-guidance", {"guidance_interval": [0.3, 1.0], "rescale": True}, "rescale exclude each other"),
+        ("lmc-guidance", {"guidance_every": 2, "rescale": True}, "rescale exclude each other"),
+        ("sds-guidance", {"guidance_every": 0}, "guidance_every is 0"),
         ("sds-guidance", {"fixed_noise": "lmc"}, "no LMC term"),
         ("ms-sds-guidance", {"denoising_steps": 0}, "denoising_steps is 0"),
         ("sds-guidance", {"weighting_strategy": "heavy"}, "weighting_strategy is 'heavy'"),
