@@ -174,13 +174,15 @@ def _front_and_back(folder: Path) -> Tensor:
 
 
 def omega_chart(found: Sequence[dict[str, Any]], path: Path) -> int:
-    """Means against ω, a line per method; returns over how many runs each (see `omega_points`), 0 where ω was not varied."""
+    """Means against ω, a line per method; returns over how many runs each (see `omega_points`), 0 where ω was not varied,
+    and then an earlier chart goes."""
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
 
     lines = omega_points(found)
     curves = {key: {name: _means(points, key) for name, points in lines.items()} for key in CHARTED}
     curves = {key: means for key, means in curves.items() if max(map(len, means.values()), default=0) > 1}
     if not curves:
+        path.unlink(missing_ok=True)
         return 0
     chart = Figure(figsize=(3 * len(curves), 2.6), layout="constrained")
     axes = chart.subplots(1, len(curves), squeeze=False)[0]
@@ -268,6 +270,7 @@ def write(out: Path, docs: Path | None = None, **choices: Any) -> str:
         images = docs.parent / "images"
         images.mkdir(parents=True, exist_ok=True)
         tables.write_page(docs, text)
+        (images / f"{out.resolve().name}_omega.png").unlink(missing_ok=True)  # there may be none any more
         for picture in (out / "images").glob("*.png"):
             shutil.copy(picture, images)
     return text

@@ -216,7 +216,7 @@ def test_a_measure_that_no_method_has_at_two_points_is_not_charted(options, tmp_
     found = list(trials.results(options.out).values())
     unmeasured = [{**result, **dict.fromkeys(page.CHARTED)} for result in found]
     assert page.omega_chart(found, tmp_path / "chart.png") == 2
-    assert page.omega_chart(unmeasured, tmp_path / "none.png") == 0 and not (tmp_path / "none.png").exists()
+    assert page.omega_chart(unmeasured, tmp_path / "chart.png") == 0 and not (tmp_path / "chart.png").exists()
 
 
 def test_a_schedule_of_omega_is_in_the_tables_and_not_in_the_chart(options, tmp_path):
