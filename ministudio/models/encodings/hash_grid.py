@@ -159,7 +159,7 @@ class HashGrid(nn.Module):
                 return _tinycudann_table(self.layout)
             ministudio.info("tinycudann is not installed: the hash grid runs in plain torch, which is slow")
         elif not kernels.are_compiled():
-            ministudio.info("first run here: compiling the kernels takes some ten seconds, once")
+            ministudio.info("first run here: compiling the kernels takes some twenty seconds, once")
         return HashTable(self.layout)
 
     @property
