@@ -57,10 +57,20 @@ def test_the_grid_learns_where_a_ball_is_and_forgets_one_that_has_gone():
     ball = lambda radius: lambda p: (p.norm(dim=-1) < radius).float() * 50
     grid.update(0, ball(0.8), 0.1)
     centre, reach = _cells(16)
-    assert grid.binaries[0][centre < 0.8 - reach].all()
+    assert grid.binaries[0][centre < 0.8 + reach].all()  # also the cells that the ball only touches
     for step in range(16, 96, 16):
         grid.update(step, ball(0.5), 0.1)
-    assert grid.binaries[0][centre < 0.5 - reach].all() and not grid.binaries[0][centre > 0.5 + reach].any()
+    assert grid.binaries[0][centre < 0.5 + reach].all() and not grid.binaries[0][centre > 0.5 + 3 * reach].any()
+
+
+def test_late_in_a_run_the_grid_misses_nothing_of_a_thin_shell():
+    grid = OccupancyGrid(AABB)
+    shell = lambda p: ((p.norm(dim=-1) - 0.5).abs() < 0.01).float() * 50  # a third of a cell
+    for step in range(0, 640, 16):  # from step 256 on a sample of the cells at a time
+        grid.update(step, shell, 0.02)
+    points = torch.nn.functional.normalize(torch.randn(20_000, 3, generator=torch.Generator().manual_seed(0)), dim=-1) * 0.5
+    x, y, z = ((points + 1) * 16).long().unbind(-1)
+    assert grid.binaries[0, x, y, z].all() and grid.binaries.float().mean() < 0.2
 
 
 @pytest.mark.parametrize("strength", [40.0, 12.0])  # the ray ends within the first round of samples, or in a later one

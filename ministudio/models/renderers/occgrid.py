@@ -2,6 +2,7 @@
 
 State is that of nerfacc's OccGridEstimator with one level, so that checkpoints fit both. The rule forgets faster: there
 a cell is measured at one point and fades by 0.95 an update, so that most of what it holds occupied has long been empty.
+Here the neighbours of what is occupied are looked at, too, so that no surface is cut where a measurement missed it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from typing import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ministudio.models.renderers.compositing import ray_bounds, transmittance
@@ -55,7 +57,8 @@ class OccupancyGrid(nn.Module):
         points = self._points(cells.repeat(_POINTS), generator)
         opacity = (density(points).float() * step_size).clamp_max(1.0).view(_POINTS, -1).amax(0)
         self.occs[cells] = torch.maximum(self.occs[cells] * _DECAY, opacity)
-        self.binaries.copy_((self.occs > self.occs.mean().clamp_max(_THRESHOLD)).view_as(self.binaries))
+        occupied = (self.occs > self.occs.mean().clamp_max(_THRESHOLD)).view_as(self.binaries)
+        self.binaries.copy_(F.max_pool3d(occupied.float(), kernel_size=3, stride=1, padding=1) > 0)
 
     def _cells(self, global_step: int, generator: torch.Generator) -> Tensor:
         """All cells at first, then a random quarter and as many of the occupied ones."""
