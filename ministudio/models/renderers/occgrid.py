@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ministudio.models.renderers.compositing import ray_bounds, transmittance
@@ -58,7 +57,7 @@ class OccupancyGrid(nn.Module):
         opacity = (density(points).float() * step_size).clamp_max(1.0).view(_POINTS, -1).amax(0)
         self.occs[cells] = torch.maximum(self.occs[cells] * _DECAY, opacity)
         occupied = (self.occs > self.occs.mean().clamp_max(_THRESHOLD)).view_as(self.binaries)
-        self.binaries.copy_(F.max_pool3d(occupied.float(), kernel_size=3, stride=1, padding=1) > 0)
+        self.binaries.copy_(_with_neighbours(occupied))
 
     def _cells(self, global_step: int, generator: torch.Generator) -> Tensor:
         """All cells at first, then a random quarter and as many of the occupied ones."""
@@ -97,6 +96,16 @@ class OccupancyGrid(nn.Module):
             return samples
         min_alpha = min(_THRESHOLD, float(self.occs.mean()))
         return visible(samples, rays_o, rays_d, density, min_alpha)
+
+
+def _with_neighbours(occupied: Tensor) -> Tensor:
+    """A mask (..., X, Y, Z) with the cells that share a face with one of it."""
+    wide = occupied.clone()
+    for axis in (-3, -2, -1):
+        last = occupied.shape[axis] - 1
+        wide.narrow(axis, 0, last).logical_or_(occupied.narrow(axis, 1, last))
+        wide.narrow(axis, 1, last).logical_or_(occupied.narrow(axis, 0, last))
+    return wide
 
 
 @torch.no_grad()
