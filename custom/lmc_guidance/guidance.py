@@ -76,7 +76,8 @@ class Guidance(BaseObject):
         if self.cfg.clip_guided and self.model.space != "pixel":
             raise UserError(f"clip_guided is for pixel models; '{self.model.name}' has latents, which have no range")
         self.distillation.clip_guided = self.cfg.clip_guided
-        self.guidance_interval, self.distillation.guidance_every = self._interval(), self._turns()
+        self.distillation.guidance_every = self._turns()
+        self.guidance_interval = self._interval()
         # Last: offloaded weights cannot be looked at.
         self.model.save_memory(self.cfg.enable_attention_slicing, self.cfg.enable_sequential_cpu_offload)
         rank = get_rank()

@@ -65,7 +65,7 @@ def march(
 
 def _most(t_min: Tensor, t_max: Tensor, step: float) -> int:
     """No ray has more intervals than this; one of NaN has none."""
-    return int(float((t_max - t_min).nan_to_num(0.0).max().clamp_min(0.0)) / step) + 2 if len(t_min) else 0
+    return int(float((t_max - t_min).nan_to_num(0.0).max().clamp_min(0.0)) / step) + 2 if len(t_min) else 1
 
 
 def box_interval(
@@ -88,17 +88,17 @@ def _walk(rays_o, rays_d, t_min, t_max, occupied, aabb, step, counts, starts):
 
 @njit(inline="always")
 def _axis(o, d, low, high, cells):
-    """Position and speed along one axis in units of cells, and the inverse of the speed."""
+    """Position and speed along one axis in units of cells, and the inverse of the speed, which is never 0."""
     scale = cells / (high - low)
-    return (o - low) * scale, d * scale, 1.0 / (d * scale) if abs(d) > 1e-9 else 1e30
+    speed = scale * (d if abs(d) > 1e-9 else 1e-9)
+    return (o - low) * scale, speed, 1.0 / speed
 
 
 @njit(inline="always")
 def _cell(position, speed, inverse, t, cells):
     """The cell at distance t along one axis, and the distance at which the ray leaves it."""
     cell = min(max(int(np.floor(position + t * speed)), 0), cells - 1)
-    leave = (cell + (1 if speed > 0 else 0) - position) * inverse
-    return cell, leave if inverse < 1e30 else 1e30
+    return cell, (cell + (1 if speed > 0 else 0) - position) * inverse
 
 
 @njit(**_JIT)
@@ -129,7 +129,7 @@ def march_reference(
     rays_o: Tensor, rays_d: Tensor, occupied: Tensor, aabb: Tensor, step: float, t_min: Tensor, t_max: Tensor
 ) -> Samples:
     """The same by testing every interval of every ray, in plain torch on any device."""
-    n_steps = max(_most(t_min, t_max, step), 1)
+    n_steps = _most(t_min, t_max, step)
     rays_per_chunk = max(_CHUNK // n_steps, 1)
     parts = [
         _march_dense(rays_o[i:j], rays_d[i:j], occupied, aabb, step, t_min[i:j], t_max[i:j], n_steps, i)
