@@ -42,3 +42,12 @@ def image_folder(tmp_path_factory):
         Image.fromarray(noise).resize((40, 30)).save(folder / f"{i:02d}.png")
         (folder / f"{i:02d}.txt").write_text(f"noise {i}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def data(image_folder):
+    """Size in pixels → a data set."""
+    from training.data.feed import Data, DataSpec
+    from training.data.images import Cropping
+
+    return lambda size=16: Data(DataSpec(str(image_folder), Cropping(size)))

@@ -3,7 +3,6 @@
 import io
 import json
 import tarfile
-import zipfile
 
 import numpy as np
 import pytest
@@ -11,23 +10,12 @@ import torch
 from lmc_guidance import UserError
 from PIL import Image
 
+from tests.training.numbered import number_of, png, seen
 from training.data import order
 from training.data.feed import Data, DataSpec, split
-from training.data.hub import HubStream
 from training.data.images import BrokenCount, BrokenImage, Cropping, Folder, decode
 from training.data.order import Batches
 from training.data.tar import TarShards, shard_paths
-
-
-def png(number, size=(24, 20), mode="RGB"):
-    """A picture that says its number: a flat colour."""
-    file = io.BytesIO()
-    Image.new(mode, size, (number, 255 - number, 7, 128)[: len(mode)]).save(file, "PNG")
-    return file.getvalue()
-
-
-def number_of(image):
-    return round(float(image[0].mean()) * 255)
 
 
 @pytest.fixture
@@ -48,11 +36,6 @@ def write_shard(path, numbers, ending="txt"):
                 info = tarfile.TarInfo(name)
                 info.size = len(content)
                 shard.addfile(info, io.BytesIO(content))
-
-
-def seen(data, batches):
-    return [(p, number_of(image), caption) for batch in data.training(batches)
-            for p, image, caption in zip(batch.positions, batch.images, batch.captions)]
 
 
 def test_every_image_comes_once_an_epoch_and_epochs_differ():
@@ -237,76 +220,3 @@ def test_missing_data_is_one_line(name):
 def test_a_folder_without_images_says_what_was_looked_for(tmp_path):
     with pytest.raises(UserError, match="no images in .*jpg"):
         Data(DataSpec(str(tmp_path), Cropping(8)))
-
-
-def test_hub_data_without_the_package_names_the_mend(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    with pytest.raises(UserError, match="pip install datasets"):
-        Data(DataSpec("hf:someone/something", Cropping(8)))
-
-
-@pytest.fixture
-def hub(tmp_path):
-    """A local data set of 600 images, one of them broken."""
-    datasets = pytest.importorskip("datasets", reason="needs the optional package datasets")
-    rows = {"image": [{"bytes": png(i % 250) if i != 520 else b"junk", "path": None} for i in range(600)],
-            "text": [f"picture {i % 250}" for i in range(600)]}
-    data = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
-    data.save_to_disk(str(tmp_path / "hub"))
-    return f"hf:{tmp_path / 'hub'}"
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_hub_images_inside_archives_are_read(stream, tmp_path):
-    """A folder with a zip of images, whose records are addresses such as zip://a.png::folder/a.zip."""
-    pytest.importorskip("datasets", reason="needs the optional package datasets")
-    with zipfile.ZipFile(tmp_path / "train.zip", "w") as archive:
-        for i in range(40 if not stream else 530):
-            archive.writestr(f"{i:03d}.png", png(i % 250))
-    rows = seen(Data(DataSpec(f"hf:{tmp_path}", Cropping(8), stream=stream)), Batches(0, 16, 8))
-    assert len({number for _, number, _ in rows}) > 8
-
-
-def test_a_stream_that_breaks_off_is_one_line(hub):
-    stream = HubStream(hub.removeprefix("hf:"), [[0, 1, 2, 3]], Cropping(8), 0, 512, shuffle=False)
-    good = [dict(row) for row in stream.data.take(2)]
-
-    def rows():
-        yield from good
-        raise ConnectionError("the network is gone\nand so on")
-
-    stream.data = rows()
-    with pytest.raises(UserError, match="broke off: the network is gone; the same command goes on"):
-        list(stream)
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_hub_data_sets(hub, stream):
-    """A stream keeps its first 512 records for judging; order depends on the position alone in both."""
-    data = Data(DataSpec(hub, Cropping(8), stream=stream))
-    whole = seen(data, Batches(0, 48, 8))
-    again = [seen(data, Batches(16, 48, 8, rank, 2)) for rank in range(2)]
-    assert data.captioned and all(caption == f"picture {number}" for _, number, caption in whole)
-    assert sorted(again[0] + again[1]) == whole[16:]
-    judged = [number_of(image) for batch in data.held_out(20, 8) for image in batch.images]
-    assert len(judged) == 20 and (not stream or judged == list(range(20)))
-
-
-def test_a_stream_replaces_broken_images_by_the_next_in_order(hub):
-    """Records 3, 4 and 9 are broken: 3 and 4 become 5, which comes itself too; each says what was skipped for it."""
-    stream = HubStream(hub.removeprefix("hf:"), [[2, 3, 4, 5], [8, 9]], Cropping(8), 0, 512, shuffle=False)
-    rows = [dict(row) for row in stream.data.take(12)]
-    for i in (3, 4, 9):
-        rows[i]["image"] = {"bytes": b"junk", "path": None}
-    stream.data = rows
-    items = list(stream)
-    assert [item.position for item in items] == [2, 3, 4, 5, 8, 9]
-    assert [number_of(item.image) for item in items] == [2, 5, 5, 5, 8, 10]
-    assert [len(item.broken) for item in items] == [0, 2, 1, 0, 0, 1]
-
-
-def test_a_stream_of_broken_images_alone_is_an_error_not_a_loop(hub):
-    stream = HubStream(hub.removeprefix("hf:"), [[0, 1]], Cropping(8), 0, 512, shuffle=False)
-    stream.data = [{**next(iter(stream.data)), "image": {"bytes": b"junk", "path": None}}]
-    with pytest.raises(UserError, match="50 images in a row were broken"):
-        BrokenCount(most=1.0).add([item.broken for item in stream])
