@@ -23,7 +23,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
 
 import torch  # noqa: E402
 import tyro  # noqa: E402
-from torch import Tensor  # noqa: E402
 
 from benchmarks import experiments_2d_page as page  # noqa: E402
 from benchmarks.processes_2d import share_out  # noqa: E402
