@@ -28,8 +28,8 @@ from ministudio.utils.config import (
     ExperimentConfig,
     config_to_primitive,
     dump_config,
-    load_config,
     merge_config,
+    resolve_config,
     within,
 )
 from ministudio.utils.errors import Interrupted, UserError, did_you_mean, is_user_error
@@ -109,8 +109,9 @@ class Run:
         self.device = set_device(args.device)
         load_plugins([root, Path.cwd()])
         n_gpus = len(args.gpu.split(",")) if self.device.type == "cuda" and args.gpu else 1
-        self.yamls, self.overrides = args.config, overrides
-        self.cfg: ExperimentConfig = load_config(*args.config, cli_args=overrides, n_gpus=n_gpus)
+        self.yamls = args.config
+        self.given = merge_config(*args.config, cli_args=overrides)
+        self.cfg: ExperimentConfig = resolve_config(self.given, n_gpus=n_gpus)
         self._check()
         pl.seed_everything(self.cfg.seed + get_rank(), workers=True, verbose=False)
         with within("data"):
@@ -215,9 +216,8 @@ class Run:
         raw = self.folder / "configs" / "raw.yaml"
         if not (raw.exists() and raw.samefile(self.yamls[0])):
             shutil.copyfile(self.yamls[0], raw)
-        given = merge_config(*self.yamls, cli_args=self.overrides)
-        given.timestamp = self.cfg.timestamp or None
-        dump_config(str(self.folder / _CONFIG), given)
+        self.given.timestamp = self.cfg.timestamp or None
+        dump_config(str(self.folder / _CONFIG), self.given)
         dump_config(str(self.folder / "configs" / "parsed.yaml"), self.cfg)
         (self.folder / "cmd.txt").write_text(shlex.join(["python", *sys.argv]) + "\n", encoding="utf-8")
 

@@ -142,14 +142,18 @@ def merge_config(*yamls: str, cli_args: Sequence[str] = (), from_string: bool = 
 def load_config(
     *yamls: str, cli_args: Sequence[str] = (), from_string: bool = False, **kwargs: Any
 ) -> ExperimentConfig:
-    """merge_config, then kwargs; resolve and check.
+    """merge_config, then resolve_config with kwargs."""
+    return resolve_config(merge_config(*yamls, cli_args=cli_args, from_string=from_string), **kwargs)
+
+
+def resolve_config(given: DictConfig, **kwargs: Any) -> ExperimentConfig:
+    """A merged configuration with kwargs on top, its interpolations resolved, checked; `given` stays as it is.
 
     Raises:
-        UserError: unreadable file, bad YAML or word, missing value, unknown top-level key.
+        UserError: missing value, unknown top-level key, bad interpolation.
     """
-    cfg = merge_config(*yamls, cli_args=cli_args, from_string=from_string)
     try:
-        cfg = OmegaConf.merge(cfg, kwargs)
+        cfg = OmegaConf.merge(given, kwargs)
         missing = list(_missing(OmegaConf.to_container(cfg)))
         if missing:
             raise UserError(f"{missing[0]} is missing: add {missing[0]}={_example(missing[0])}")
