@@ -205,7 +205,7 @@ def _means(points: dict[float, list[dict[str, Any]]], key: str) -> dict[float, f
 
 def omega_points(found: Sequence[dict[str, Any]]) -> dict[str, dict[float, list[dict[str, Any]]]]:
     """Method but for its ω → ω → the runs of the prompts and seeds that all points have; points with less than half the
-    runs of the fullest are left out, and schedules of ω, which have no place on the axis."""
+    prompts of the fullest are left out, and schedules of ω, which have no place on the axis."""
     points: dict[tuple[str, float], dict[tuple[str, int], dict[str, Any]]] = {}
     for result in found:
         varied = dict(result["varied"])
@@ -213,8 +213,8 @@ def omega_points(found: Sequence[dict[str, Any]]) -> dict[str, dict[float, list[
         if omega is not None and not omega.startswith("["):
             point = method_of({**result, "varied": varied}), float(omega)
             points.setdefault(point, {})[result["prompt"], result["seed"]] = result
-    most = max(map(len, points.values()), default=0)
-    points = {point: runs for point, runs in points.items() if 2 * len(runs) >= most}
+    prompts = {point: len({prompt for prompt, _ in runs}) for point, runs in points.items()}
+    points = {point: runs for point, runs in points.items() if 2 * prompts[point] >= max(prompts.values())}
     common = set.intersection(*map(set, points.values())) if points else set()
     lines: dict[str, dict[float, list[dict[str, Any]]]] = {}
     for (method, omega), runs in points.items():
