@@ -214,7 +214,8 @@ def omega_points(found: Sequence[dict[str, Any]]) -> dict[str, dict[float, list[
             point = method_of({**result, "varied": varied}), float(omega)
             points.setdefault(point, {})[result["prompt"], result["seed"]] = result
     prompts = {point: len({prompt for prompt, _ in runs}) for point, runs in points.items()}
-    points = {point: runs for point, runs in points.items() if 2 * prompts[point] >= max(prompts.values())}
+    most = max(prompts.values(), default=0)
+    points = {point: runs for point, runs in points.items() if 2 * prompts[point] >= most}
     common = set.intersection(*map(set, points.values())) if points else set()
     lines: dict[str, dict[float, list[dict[str, Any]]]] = {}
     for (method, omega), runs in points.items():
