@@ -61,15 +61,15 @@ class Run:
         return self.folder / "trial"
 
     def settings(self) -> dict[str, Any]:
-        """What a result must have been made with to count as this run's: overrides, weights, and the YAML but for its
-        remarks and for what is varied."""
-        content = OmegaConf.load(self.config)
+        """What a result must have been made with to count as this run's: weights, and the configuration that the YAML and
+        the overrides come to, but for what is varied."""
+        content = OmegaConf.merge(OmegaConf.load(self.config), OmegaConf.from_dotlist(list(self.overrides)))
         for key, _ in self.varied:
             OmegaConf.update(content, key, None, force_add=True)
         plain = OmegaConf.to_container(content)  # interpolations as they are written
         code = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
         model = str(OmegaConf.select(content, "system.guidance.pretrained_model_name_or_path"))
-        return {"overrides": list(self.overrides), "config_code": code, "weights_code": _weights_code(ROOT / model)}
+        return {"config_code": code, "weights_code": _weights_code(ROOT / model)}
 
     @property
     def result(self) -> Path:
@@ -199,8 +199,8 @@ def execute(run: Run, views: int = 8) -> str | None:
 def _execute(run: Run, views: int) -> str | None:
     from toybox.captions import BY_CAPTION
 
-    told = {"config": run.config.stem, "varied": dict(run.varied), **run.settings(), "prompt": run.prompt,
-            "held_out": BY_CAPTION[run.prompt].held_out, "seed": run.seed}  # now: the YAML may change meanwhile
+    told = {"config": run.config.stem, "varied": dict(run.varied), "overrides": list(run.overrides), **run.settings(),
+            "prompt": run.prompt, "held_out": BY_CAPTION[run.prompt].held_out, "seed": run.seed}  # now: the YAML may change meanwhile
     try:
         _record(run.folder, {**told, **train(run)}, views)
     except (RuntimeError, OSError, ValueError) as error:
