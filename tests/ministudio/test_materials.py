@@ -107,6 +107,17 @@ def test_solid_background():
         ministudio.find("solid-color-background")({"color": [0, 1]})
 
 
+def test_random_backgrounds_follow_their_schedules():
+    dirs = torch.randn(500, 2, 2, 3)
+    dark = {"color": [0.9, 0.9, 0.9], "random_aug": True, "random_aug_prob": [100, 1.0, 0.0, 200], "random_aug_max": [0.25, 0.75, 100]}
+    solid = ministudio.find("solid-color-background")(dark).train()
+    for step, least, most in ((0, 0.24, 0.25), (50, 0.48, 0.5), (100, 0.72, 0.75)):
+        solid.do_update_step(0, step)
+        assert least < solid(dirs).max() <= most
+    solid.do_update_step(0, 200)
+    assert (solid(dirs) == 0.9).all()
+
+
 def test_neural_background():
     dirs = torch.nn.functional.normalize(torch.randn(2, 4, 5, 3), dim=-1)
     sky = ministudio.find("neural-environment-map-background")({"eval_color": [0.2, 0.4, 0.6]})
