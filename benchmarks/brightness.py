@@ -25,7 +25,9 @@ from benchmarks.trials_3d import read_prompts  # noqa: E402
 from imaging import bootstrap, tables  # noqa: E402
 from imaging.analysis import Level, analyse  # noqa: E402
 from imaging.console import run_tool  # noqa: E402
-from lmc_guidance import Corrective, DiffusionModel, UserError, load_corrective  # noqa: E402
+from imaging.methods import find_corrective  # noqa: E402
+from imaging.options import ModelOptions  # noqa: E402
+from lmc_guidance import Corrective, DiffusionModel, UserError  # noqa: E402
 from toybox import cameras, render  # noqa: E402
 from toybox.captions import BY_CAPTION, Thing  # noqa: E402
 
@@ -33,11 +35,9 @@ TIMES = (0.1, 0.3, 0.5, 0.7, 0.85, 0.95)  # positions in the range of t
 
 
 @dataclasses.dataclass
-class Options:
+class Options(ModelOptions):
     """What to look at."""
 
-    model: str = str(ROOT / "models" / "toybox")
-    """Diffusion model; its corrective lies beside it."""
     prompts: Path = ROOT / "tests" / "data" / "prompts_dark.txt"
     """Text file, one toybox caption a line; lines that start with # are passed over."""
     omega: float = 10.0
@@ -62,7 +62,7 @@ def dimmed(thing: Thing, brightness: float, background: float, elevation: float,
 
 def pull(levels: list[Level], schedule, omega: float, along: Tensor) -> float:
     """Of minus the gradient, Eq. 9 with ω w(t) cond, averaged over the levels: the part along a change of the render."""
-    sigma = schedule.sigma(torch.tensor([level.t for level in levels])).flatten()
+    sigma = schedule.sigma(torch.tensor([level.t for level in levels])).flatten().tolist()
     steps = [omega * s**2 * level.terms["cond"] + level.terms["lmc"] for s, level in zip(sigma, levels)]
     change = 2 * along  # of x, whose range is [-1, 1]
     return -float((torch.stack(steps).mean(0) * change).sum() / change.square().sum())
@@ -83,10 +83,10 @@ def row(options: Options, model: DiffusionModel, corrective: Corrective, things:
 
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
-    model = DiffusionModel.load(options.model)
+    model = options.load_model()
     if model.space != "pixel":
         raise UserError(f"{options.model}: pixel models only")
-    corrective = load_corrective(str(Path(options.model) / "corrective.safetensors"), model).corrective
+    corrective = find_corrective(model, options.corrective)
     things = [BY_CAPTION[prompt] for prompt in read_prompts(options.prompts)]
     print(tables.text([row(options, model, corrective, things, background) for background in options.backgrounds]))
 

@@ -34,9 +34,8 @@ class BaseBackground(BaseModule):
 
     def augment(self, color: Tensor) -> Tensor:
         """With probability random_aug_prob, in training: one random colour per image instead, below random_aug_max."""
-        probability, brightest = (C(value, *self.now) for value in (self.cfg.random_aug_prob, self.cfg.random_aug_max))
-        if not (self.training and self.cfg.random_aug and random.random() < probability):
+        if not (self.training and self.cfg.random_aug and random.random() < C(self.cfg.random_aug_prob, *self.now)):
             return color
         b, h, w, c = color.shape
-        flat = brightest * torch.rand(b, 1, 1, c).to(color)
+        flat = C(self.cfg.random_aug_max, *self.now) * torch.rand(b, 1, 1, c).to(color)
         return color * 0 + flat  # keeps the parameters in the graph, which DDP wants
