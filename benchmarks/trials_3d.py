@@ -142,9 +142,18 @@ def refuse_mixture(runs: Sequence[Run]) -> None:
         raise SystemExit(f"two runs would go to {double.folder}; give configurations names of their own, and each prompt once")
     for run in runs:
         told = read_result(run.folder) or {}
-        for key, value in run.settings().items():
-            if key in told and told[key] != value:
-                raise SystemExit(f"{run.folder} was made with {key} {told[key]}, not {value}; name another --out, or remove it")
+        differing = [key for key, value in run.settings().items() if told.get(key, value) != value]
+        if differing:
+            raise SystemExit(f"{run.folder} was made with {_other(differing[0], run, told)}; name another --out, or remove it")
+
+
+def _other(key: str, run: Run, told: dict[str, Any]) -> str:
+    """What the result of a run was made with instead, in words; the same overrides on another YAML come to another
+    configuration, too."""
+    if key == "weights_code":
+        return "other weights of the diffusion model or its corrective"
+    theirs, mine = (" ".join(overrides) or "none" for overrides in (told.get("overrides", ()), run.overrides))
+    return f"the overrides {theirs}, not {mine}" if theirs != mine else f"another {run.config.name} than the one of today"
 
 
 def train(run: Run) -> dict[str, float]:

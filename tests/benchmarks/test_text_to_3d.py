@@ -45,11 +45,14 @@ def test_results_of_other_settings_are_never_taken_for_these(options, tmp_path):
     fake_result(run, **run.settings())
     trials.refuse_mixture(bench.plan(options))
     options.overrides = ("trainer.max_steps=10",)
-    with pytest.raises(SystemExit, match="was made with config_code"):
+    with pytest.raises(SystemExit, match="was made with the overrides none, not trainer.max_steps=10; name another --out"):
         trials.refuse_mixture(bench.plan(options))
     fake_result(run, config_code="another")
     options.overrides = ()
-    with pytest.raises(SystemExit, match="config_code another"):
+    with pytest.raises(SystemExit, match=f"was made with another {run.config.name} than the one of today"):
+        trials.refuse_mixture(bench.plan(options))
+    fake_result(run, weights_code="another")
+    with pytest.raises(SystemExit, match="was made with other weights of the diffusion model"):
         trials.refuse_mixture(bench.plan(options))
     other = tmp_path / "dreamfusion-lmc.yaml"
     other.write_text(options.config[0].read_text())
