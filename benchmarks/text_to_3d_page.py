@@ -20,7 +20,7 @@ import torch  # noqa: E402
 import tyro  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from benchmarks.diversity_3d import diversity  # noqa: E402
+from benchmarks import diversity_3d  # noqa: E402
 from benchmarks.trials_3d import judge, read_result, results, short, turntables  # noqa: E402
 from imaging import bootstrap, pictures, tables  # noqa: E402
 from imaging.console import run_tool  # noqa: E402
@@ -146,8 +146,8 @@ def diversity_rows(out: Path, found: Sequence[dict[str, Any]]) -> list[tables.Ro
     """A row for each method with several seeds of a prompt."""
     several = {method: group for method, group in by_method(found).items() if len(group) > len({r["prompt"] for r in group})}
     distance = JudgeDistance(judge()) if several else None
-    spread = {method: diversity(out, group, distance) for method, group in several.items()}
-    return [{"method": method, "prompts": value.n, distance.name: value} for method, value in spread.items()]
+    return [{"method": method, "prompts": len({r["prompt"] for r in group}), distance.name: diversity_3d.diversity(out, group, distance),
+             "of the objects alone": diversity_3d.diversity(out, group, distance, alone=True)} for method, group in several.items()]
 
 
 def figure(out: Path, found: Sequence[dict[str, Any]], shown: Sequence[str] = ()) -> Tensor:
@@ -253,6 +253,10 @@ def page(out: Path, images: Path, against: str | None = None, shown: Sequence[st
     spread = diversity_rows(out, found)
     if spread:
         parts += ["Distance of two seeds of a prompt, mean over four views at the best turn:", tables.text(spread)]
+    seeds = diversity_3d.figure(out, by_method(found))
+    if seeds is not None:
+        pictures.write_image(images / f"{name}_seeds.png", seeds)
+        parts.append(f"![Every seed, from the front]({images.name}/{name}_seeds.png)")
     pictures.write_image(images / f"{name}.png", figure(out, found, shown))
     parts.append(f"![Truth and methods, first seed, from the front and from behind]({images.name}/{name}.png)")
     if count := omega_chart(own, images / f"{name}_omega.png"):
