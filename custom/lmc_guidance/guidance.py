@@ -43,6 +43,7 @@ class GuidanceConfig:
     noise_seed: Optional[int] = None  # default: the run's seed
     fixed_noise: str = "none"  # none | lmc (ε fixed in the LMC term only) | all
     noise_mix: float = 0.0  # share of fresh noise in a fixed ε, 0 to 1
+    noise_centered: bool = False  # a fixed ε has mean zero in each channel: its mean would tint the background
     half_precision_weights: Any = True  # float16 on CUDA, bfloat16 on CPUs that have it; else float32. bf16: bfloat16
     enable_channels_last_format: bool = False
     enable_attention_slicing: bool = False
@@ -82,7 +83,7 @@ class Guidance(BaseObject):
         self.model.save_memory(self.cfg.enable_attention_slicing, self.cfg.enable_sequential_cpu_offload)
         rank = get_rank()
         seed = default_seed(rank) if self.cfg.noise_seed is None else self.cfg.noise_seed
-        self.noise = NoiseSource(seed, self.cfg.fixed_noise, self.cfg.noise_mix, stream=rank)
+        self.noise = NoiseSource(seed, self.cfg.fixed_noise, self.cfg.noise_mix, self.cfg.noise_centered, stream=rank)
         self._step, self._calls, self._overflowed = -1, 0, False
         self.update_step(0, 0)
         for option in IGNORED:

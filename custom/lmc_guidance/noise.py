@@ -35,12 +35,15 @@ class NoiseSource:
 
     fixed: `none` draws fresh ε each step; `lmc` holds ε fixed in the LMC term only; `all` in every term.
     mix: the share m of fresh noise in a fixed one, ε = sqrt(1 - m) ε_fixed + sqrt(m) ε_fresh, in [0, 1].
+    centered: the fixed ε has mean zero in each channel. A mean of 1/sqrt(HW), which is usual, is nothing in one step and
+        a colour that all steps pull towards when it is fixed.
     stream: separates workers that share a seed (the rank); the fixed ε is the same in every stream.
     """
 
     seed: int = 0
     fixed: str = "none"
     mix: float = 0.0
+    centered: bool = False
     stream: int = 0
 
     def __post_init__(self) -> None:
@@ -69,6 +72,8 @@ class NoiseSource:
 
     def _blend(self, shape: Sequence[int], step: int, call: int) -> Tensor:
         fixed = torch.randn((1, *shape[1:]), generator=self._generator("fixed"))
+        if self.centered:
+            fixed = fixed - fixed.mean(dim=(2, 3), keepdim=True)
         if self.mix == 0:
             return fixed.expand(*shape).clone()
         fresh = self._items("mixed in", shape, step, call)

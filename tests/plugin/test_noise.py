@@ -61,6 +61,17 @@ def test_mixture_is_standard_normal_and_shares_as_told(mix):
     assert abs(correlation - (1 - mix)) < 0.04
 
 
+@pytest.mark.parametrize("mix", [0.0, 0.5])
+def test_a_centered_fixed_noise_pulls_towards_no_colour(mix):
+    shape = (1, 3, 32, 32)
+    drawn = {c: torch.stack([NoiseSource(4, "lmc", mix, c).draw(shape, s).lmc for s in range(400)]).mean(0) for c in (False, True)}
+    colours = {centered: mean.mean(dim=(2, 3)).abs().max().item() for centered, mean in drawn.items()}
+    assert colours[False] > 0.02  # a deviation of 1/32, held through all steps
+    assert colours[True] < 4 * (mix / 400) ** 0.5 / 32 + 1e-6  # what the fresh share leaves of 400 draws
+    offset = drawn[False] - drawn[True]
+    torch.testing.assert_close(offset, offset.mean(dim=(2, 3), keepdim=True).expand(shape), rtol=0, atol=1e-5)
+
+
 def test_timesteps_are_uniform_with_both_ends():
     source = NoiseSource(0)
     t = torch.cat([source.timesteps(3, 7, 16, step) for step in range(200)])
