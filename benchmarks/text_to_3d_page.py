@@ -146,8 +146,11 @@ def diversity_rows(out: Path, found: Sequence[dict[str, Any]]) -> list[tables.Ro
     """A row for each method with several seeds of a prompt."""
     several = {method: group for method, group in by_method(found).items() if len(group) > len({r["prompt"] for r in group})}
     distance = JudgeDistance(judge()) if several else None
-    return [{"method": method, "prompts": len({r["prompt"] for r in group}), distance.name: diversity_3d.diversity(out, group, distance),
-             "of the objects alone": diversity_3d.diversity(out, group, distance, alone=True)} for method, group in several.items()]
+    rows = []
+    for method, group in several.items():
+        whole, alone = (diversity_3d.diversity(out, group, distance, alone) for alone in (False, True))
+        rows.append({"method": method, "prompts": whole.n, distance.name: whole, "of the objects alone": alone})
+    return rows
 
 
 def figure(out: Path, found: Sequence[dict[str, Any]], shown: Sequence[str] = ()) -> Tensor:
@@ -234,6 +237,11 @@ def runs_of(folders: Sequence[Path]) -> list[dict[str, Any]]:
     return found
 
 
+def _figures(images: Path, name: str) -> list[Path]:
+    """Where the figures of a page go: of the methods, of every seed, of ω; each may be missing."""
+    return [images / f"{name}{part}.png" for part in ("", "_seeds", "_omega")]
+
+
 def page(out: Path, images: Path, against: str | None = None, shown: Sequence[str] = (), also: Sequence[Path] = ()) -> str:
     """Markdown of everything under the folder; figures, named like the folder, go to `images`."""
     name = out.resolve().name
@@ -253,14 +261,16 @@ def page(out: Path, images: Path, against: str | None = None, shown: Sequence[st
     spread = diversity_rows(out, found)
     if spread:
         parts += ["Distance of two seeds of a prompt, mean over four views at the best turn:", tables.text(spread)]
+    main, every_seed, chart = _figures(images, name)
+    every_seed.unlink(missing_ok=True)  # there may be none any more
     seeds = diversity_3d.figure(out, by_method(found))
     if seeds is not None:
-        pictures.write_image(images / f"{name}_seeds.png", seeds)
-        parts.append(f"![Every seed, from the front]({images.name}/{name}_seeds.png)")
-    pictures.write_image(images / f"{name}.png", figure(out, found, shown))
-    parts.append(f"![Truth and methods, first seed, from the front and from behind]({images.name}/{name}.png)")
-    if count := omega_chart(own, images / f"{name}_omega.png"):
-        parts.append(f"Means over the {count} runs that all points have:\n\n![Measures against ω]({images.name}/{name}_omega.png)")
+        pictures.write_image(every_seed, seeds)
+        parts.append(f"![Every seed, from the front]({images.name}/{every_seed.name})")
+    pictures.write_image(main, figure(out, found, shown))
+    parts.append(f"![Truth and methods, first seed, from the front and from behind]({images.name}/{main.name})")
+    if count := omega_chart(own, chart):
+        parts.append(f"Means over the {count} runs that all points have:\n\n![Measures against ω]({images.name}/{chart.name})")
     return "\n\n".join([*parts, "Every run: `runs.csv` beside the results."]) + "\n"
 
 
@@ -275,9 +285,11 @@ def write(out: Path, docs: Path | None = None, **choices: Any) -> str:
         images = docs.parent / "images"
         images.mkdir(parents=True, exist_ok=True)
         tables.write_page(docs, text)
-        (images / f"{out.resolve().name}_omega.png").unlink(missing_ok=True)  # there may be none any more
-        for picture in (out / "images").glob("*.png"):
-            shutil.copy(picture, images)
+        name = out.resolve().name
+        for mine, theirs in zip(_figures(out / "images", name), _figures(images, name)):
+            theirs.unlink(missing_ok=True)
+            if mine.is_file():
+                shutil.copy(mine, theirs)
     return text
 
 
