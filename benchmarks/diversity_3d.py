@@ -63,9 +63,10 @@ def figure(out: Path, groups: Mapping[str, Sequence[dict[str, Any]]]) -> Tensor 
     fronts = {key: turntables(out / folder)[1, 0] for key, folder in fronts.items() if several[key[:2]] > 2}
     if not fronts:
         return None
-    columns = sorted({(method, seed) for _, method, seed in fronts})
+    seeds = {method: sorted({seed for _, m, seed in fronts if m == method}) for method in groups}
+    columns = [(method, seed) for method in sorted(groups) for seed in seeds[method]]
     prompts = list(dict.fromkeys(prompt for prompt, *_ in fronts))
     blank = torch.ones_like(next(iter(fronts.values())))
     tiles = [fronts.get((prompt, *column), blank) for prompt in prompts for column in columns]
-    heads = [method.replace(", ", ",\n") if (method, seed - 1) not in columns else "" for method, seed in columns]
+    heads = [method.replace(", ", ",\n") if seed == seeds[method][0] else "" for method, seed in columns]
     return pictures.grid(torch.stack(tiles), len(columns), prompts, heads)

@@ -83,7 +83,7 @@ class Guidance(BaseObject):
         self.model.save_memory(self.cfg.enable_attention_slicing, self.cfg.enable_sequential_cpu_offload)
         rank = get_rank()
         seed = default_seed(rank) if self.cfg.noise_seed is None else self.cfg.noise_seed
-        self.noise = NoiseSource(seed, self.cfg.fixed_noise, self.cfg.noise_mix, self.cfg.noise_centered, stream=rank)
+        self.noise = NoiseSource(seed, self.cfg.fixed_noise, self.cfg.noise_mix, rank, self.cfg.noise_centered)
         self._step, self._calls, self._overflowed = -1, 0, False
         self.update_step(0, 0)
         for option in IGNORED:

@@ -35,16 +35,16 @@ class NoiseSource:
 
     fixed: `none` draws fresh ε each step; `lmc` holds ε fixed in the LMC term only; `all` in every term.
     mix: the share m of fresh noise in a fixed one, ε = sqrt(1 - m) ε_fixed + sqrt(m) ε_fresh, in [0, 1].
+    stream: separates workers that share a seed (the rank); the fixed ε is the same in every stream.
     centered: the fixed ε has mean zero in each channel. A mean of 1/sqrt(HW), which is usual, is nothing in one step and
         a colour that all steps pull towards when it is fixed.
-    stream: separates workers that share a seed (the rank); the fixed ε is the same in every stream.
     """
 
     seed: int = 0
     fixed: str = "none"
     mix: float = 0.0
-    centered: bool = False
     stream: int = 0
+    centered: bool = False
 
     def __post_init__(self) -> None:
         if self.fixed not in FIXED_NOISE:

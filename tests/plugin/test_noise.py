@@ -64,7 +64,7 @@ def test_mixture_is_standard_normal_and_shares_as_told(mix):
 @pytest.mark.parametrize("mix", [0.0, 0.5])
 def test_a_centered_fixed_noise_pulls_towards_no_colour(mix):
     shape = (1, 3, 32, 32)
-    drawn = {c: torch.stack([NoiseSource(4, "lmc", mix, c).draw(shape, s).lmc for s in range(400)]).mean(0) for c in (False, True)}
+    drawn = {c: torch.stack([NoiseSource(4, "lmc", mix, centered=c).draw(shape, s).lmc for s in range(400)]).mean(0) for c in (False, True)}
     colours = {centered: mean.mean(dim=(2, 3)).abs().max().item() for centered, mean in drawn.items()}
     assert colours[False] > 0.02  # a deviation of 1/32, held through all steps
     assert colours[True] < 4 * (mix / 400) ** 0.5 / 32 + 1e-6  # what the fresh share leaves of 400 draws
