@@ -63,6 +63,8 @@ class OptimisationOptions(ModelOptions):
     """Terms whose ε stays the same for all steps, which keeps seeds apart; lmc is the robust choice."""
     noise_mix: float = 0.0
     """Share of fresh noise in a fixed ε, 0 to 1; 0.5 removes most of its imprint."""
+    noise_centered: bool = False
+    """Take the mean of a fixed ε away in each channel; it would tint what the prompt says nothing of."""
     batch_size: int = 8
     """Images optimised at once; more is faster per image and needs more memory. Does not change the results."""
     out: Path | None = None
@@ -74,7 +76,7 @@ class OptimisationOptions(ModelOptions):
         omega = methods.CUSTOMARY_OMEGA[method] if self.omega is None else self.omega
         return Recipe(
             omega, self.steps, self.learning_rate, patches=self.patches, fixed_noise=self.fixed_noise,
-            noise_mix=self.noise_mix, **more,
+            noise_mix=self.noise_mix, noise_centered=self.noise_centered, **more,
         )
 
     def side(self, model: DiffusionModel) -> int:

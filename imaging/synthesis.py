@@ -50,6 +50,7 @@ class Recipe:
     l2: float = 0.0  # weight of x - x₀, which pulls towards the original; x in [-1, 1]
     fixed_noise: str = "none"  # none | lmc | all: the terms in which ε stays the same for all steps
     noise_mix: float = 0.0  # share of fresh noise in a fixed ε
+    noise_centered: bool = False  # a fixed ε has mean zero in each channel
 
     def __post_init__(self) -> None:
         checks = {
@@ -65,7 +66,10 @@ class Recipe:
         for name, valid in checks.items():
             if not valid:
                 raise UserError(f"{name.replace('_', '-')} is {getattr(self, name)}, which is out of range")
-        NoiseSource(0, self.fixed_noise, self.noise_mix)  # refuses what it does not know
+        self.noise(0)  # refuses what it does not know
+
+    def noise(self, seed: int) -> NoiseSource:
+        return NoiseSource(seed, self.fixed_noise, self.noise_mix, centered=self.noise_centered)
 
 
 class Optimisation:
@@ -78,7 +82,7 @@ class Optimisation:
         self.rgb = self.start.clone().requires_grad_()
         # Elementwise, so images do not influence one another; ε of Adam is far below any gradient.
         self.optimizer = torch.optim.Adam([self.rgb], recipe.learning_rate)
-        self.sources = [NoiseSource(job.seed, recipe.fixed_noise, recipe.noise_mix) for job in jobs]
+        self.sources = [recipe.noise(job.seed) for job in jobs]
         self.text = embed(self.model, [job.prompt for job in jobs])
         omegas = [recipe.omega if job.omega is None else job.omega for job in jobs]
         same = len(set(omegas)) == 1

@@ -40,6 +40,7 @@ class TranslationRecipe:
     seed: int = 0
     fixed_noise: str = "none"  # none | lmc | all
     noise_mix: float = 0.0
+    noise_centered: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "learning_rate"):
@@ -47,7 +48,10 @@ class TranslationRecipe:
                 raise UserError(f"{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0")
         if not 0 <= self.omega < math.inf:
             raise UserError(f"omega is {self.omega}; it must be 0 or more")
-        NoiseSource(self.seed, self.fixed_noise, self.noise_mix)
+        self.noise()  # refuses what it does not know
+
+    def noise(self) -> NoiseSource:
+        return NoiseSource(self.seed, self.fixed_noise, self.noise_mix, centered=self.noise_centered)
 
 
 def reconstruction_share(step: int, steps: int) -> float:
@@ -66,7 +70,7 @@ class Translation(pl.LightningModule):
         super().__init__()
         self.network, self.recipe = network, recipe
         self._distillation, self._sources = distillation, sources
-        self._noise = NoiseSource(recipe.seed, recipe.fixed_noise, recipe.noise_mix)
+        self._noise = recipe.noise()
         self._prompts = sources.prompts(network.spec.targets)
         self._text = embed(distillation.model, self._prompts)
         is_dds = source_prompt is not None and hasattr(distillation, "source")

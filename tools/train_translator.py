@@ -59,6 +59,8 @@ class Options(ModelOptions):
     """Terms whose ε stays the same for all steps."""
     noise_mix: float = 0.0
     """Share of fresh noise in a fixed ε, 0 to 1."""
+    noise_centered: bool = False
+    """Take the mean of a fixed ε away in each channel."""
     seed: int = 0
     """Decides weights, batches, t and ε."""
     save_every: int = 500
@@ -76,7 +78,7 @@ def main() -> None:
     omega = methods.CUSTOMARY_OMEGA[options.method] if options.omega is None else options.omega
     recipe = TranslationRecipe(
         omega, options.steps, options.batch_size, options.learning_rate, seed=options.seed,
-        fixed_noise=options.fixed_noise, noise_mix=options.noise_mix,
+        fixed_noise=options.fixed_noise, noise_mix=options.noise_mix, noise_centered=options.noise_centered,
     )
     quiet_engine()
     model = options.load_model()

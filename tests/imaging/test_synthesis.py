@@ -6,6 +6,7 @@ from torch import Tensor
 
 from imaging import methods
 from imaging.synthesis import GREY, Job, Optimisation, Recipe, cosine_decay, embed, patch_corners
+from imaging.translation import TranslationRecipe
 from lmc_guidance import SDS, Cond, DiffusionModel, NoiseSource, UserError
 from tests.pipelines import write_latent_pipeline, write_pixel_pipeline
 
@@ -141,6 +142,15 @@ def test_fixed_noise_is_the_same_in_every_step_and_differs_between_seeds(model):
     later, _ = optimisation._noise((2, 3, 16, 16))
     assert torch.equal(first.lmc, later.lmc) and not torch.equal(first.cond, later.cond)
     assert torch.equal(first.lmc[0], first.lmc[1]) and not torch.equal(first.lmc[0], first.lmc[2])
+
+
+@pytest.mark.parametrize("recipe", [Recipe, TranslationRecipe])
+@pytest.mark.parametrize("centered", [False, True])
+def test_the_recipe_decides_whether_a_fixed_noise_has_a_mean(recipe, centered):
+    made = recipe(fixed_noise="lmc", noise_centered=centered)
+    source = made.noise(0) if recipe is Recipe else made.noise()
+    means = source.draw((1, 3, 16, 16), 0).lmc.mean(dim=(2, 3)).abs()
+    assert (means < 1e-6).all() if centered else (means > 1e-3).all()
 
 
 def test_l2_holds_the_image_at_its_start(model):
