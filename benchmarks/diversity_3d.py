@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.methods_3d import heading
 from benchmarks.trials_3d import turntables
 from imaging import bootstrap, pictures
 from imaging.bootstrap import Estimate
@@ -68,5 +69,5 @@ def figure(out: Path, groups: Mapping[str, Sequence[dict[str, Any]]]) -> Tensor 
     prompts = list(dict.fromkeys(prompt for prompt, *_ in fronts))
     blank = torch.ones_like(next(iter(fronts.values())))
     tiles = [fronts.get((prompt, *column), blank) for prompt in prompts for column in columns]
-    heads = [method.replace(", ", ",\n") if seed == seeds[method][0] else "" for method, seed in columns]
+    heads = [heading(method) if seed == seeds[method][0] else "" for method, seed in columns]
     return pictures.grid(torch.stack(tiles), len(columns), prompts, heads)

@@ -11,7 +11,7 @@ import dataclasses
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, Iterable, NamedTuple, Sequence
+from typing import Any, Iterable, Sequence
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
@@ -20,39 +20,17 @@ import torch  # noqa: E402
 import tyro  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from benchmarks import diversity_3d  # noqa: E402
-from benchmarks.trials_3d import judge, read_result, results, short, turntables  # noqa: E402
+from benchmarks import diversity_3d, omega_3d  # noqa: E402
+from benchmarks.methods_3d import MEASURES, Measure, by_method, heading, method_of  # noqa: E402
+from benchmarks.trials_3d import judge, read_result, results, turntables  # noqa: E402
 from imaging import bootstrap, pictures, tables  # noqa: E402
 from imaging.console import run_tool  # noqa: E402
 from imaging.files import write_text  # noqa: E402
 from imaging.perceptual import JudgeDistance  # noqa: E402
 
-OMEGA = "system.guidance.guidance_scale"
 FIGURE_VIEWS = 2  # of each object, front and back
 
 
-class Measure(NamedTuple):
-    """A column of the tables."""
-
-    heading: str
-    centre: Any = bootstrap.mean  # of the runs of one method
-    scale: float = 1.0
-    whole: bool = False  # shown as a whole number
-
-
-MEASURES = {
-    "seconds": Measure("seconds", bootstrap.median, whole=True),
-    "peak_mib": Measure("peak MiB", bootstrap.median, whole=True),
-    "r_precision": Measure("R-precision"), "iou": Measure("IoU", bootstrap.median),
-    "chamfer": Measure("Chamfer, mm", bootstrap.median, 1000.0, whole=True),
-    "normal_consistency": Measure("normals", bootstrap.median),
-    "floaters": Measure("floaters", bootstrap.mean), "fronts": Measure("fronts"), "janus": Measure("Janus"),
-    "color_error": Measure("colour error", bootstrap.median), "saturation": Measure("saturation"),
-    "saturation_truth": Measure("(truth's)"), "saturation_error": Measure("saturation error"), "clipped": Measure("clipped"),
-    "clipped_truth": Measure("(truth's clipped)"), "detail": Measure("detail"), "detail_truth": Measure("(truth's detail)"),
-}
-
-CHARTED = ("r_precision", "iou", "color_error", "saturation_error", "detail", "janus")
 COMPARED = ("r_precision", "iou", "chamfer", "normal_consistency", "color_error", "saturation_error", "clipped", "detail",
             "fronts", "janus")
 
@@ -72,18 +50,6 @@ class Options:
     """Methods in the figure of turntable views, as the tables name them; none given: all."""
     also: tuple[Path, ...] = ()
     """Finished runs of other sweeps, folder by folder; their methods are named with their sweep's folder."""
-
-
-def method_of(result: dict[str, Any]) -> str:
-    """What tells a run's method from the others: its configuration and what was varied."""
-    return ", ".join([result["config"], *(f"{short(key)} {value}" for key, value in result["varied"].items())])
-
-
-def by_method(found: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for result in found:
-        groups.setdefault(method_of(result), []).append(result)
-    return groups
 
 
 def _require(known: Iterable[str], option: str, names: Sequence[str]) -> None:
@@ -166,7 +132,7 @@ def figure(out: Path, found: Sequence[dict[str, Any]], shown: Sequence[str] = ()
         true, _ = some = next(pair for pair in kept if pair is not None)
         columns = [true, *(pair[1] if pair is not None else torch.ones_like(some[1]) for pair in kept)]
         rows.append(torch.cat(columns))
-    heads = [head for name in ("truth", *methods) for head in (name.replace(", ", ",\n"), "")]  # narrower than its views
+    heads = [head for name in ("truth", *methods) for head in (heading(name), "")]
     return pictures.grid(torch.cat(rows), len(heads), prompts, heads)
 
 
@@ -174,56 +140,6 @@ def _front_and_back(folder: Path) -> Tensor:
     """The truth's views and the run's, (2, FIGURE_VIEWS, 3, H, H)."""
     views = turntables(folder)
     return views[:, :: views.shape[1] // FIGURE_VIEWS]
-
-
-def omega_chart(found: Sequence[dict[str, Any]], path: Path) -> int:
-    """Means against ω, a line per method; returns over how many runs each (see `omega_points`), 0 where ω was not varied,
-    and then an earlier chart goes."""
-    from matplotlib.figure import Figure  # without pyplot: no window, no global state
-
-    lines = omega_points(found)
-    curves = {key: {name: _means(points, key) for name, points in lines.items()} for key in CHARTED}
-    curves = {key: means for key, means in curves.items() if max(map(len, means.values()), default=0) > 1}
-    if not curves:
-        path.unlink(missing_ok=True)
-        return 0
-    chart = Figure(figsize=(3 * len(curves), 2.6), layout="constrained")
-    axes = chart.subplots(1, len(curves), squeeze=False)[0]
-    for axis, (key, means) in zip(axes, curves.items()):
-        for name, line in means.items():
-            axis.plot(list(line), list(line.values()), marker="o", label=name)
-        axis.set_xscale("symlog", linthresh=0.1)
-        axis.set(title=MEASURES[key].heading, xlabel="ω")
-    axes[0].legend(fontsize=6)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    chart.savefig(path, dpi=120)
-    return len(next(runs for points in lines.values() for runs in points.values()))
-
-
-def _means(points: dict[float, list[dict[str, Any]]], key: str) -> dict[float, float]:
-    """ω → mean of a measure over the runs that have it, in the order of ω; without the ω where none has."""
-    known = {omega: [run[key] for run in runs if run.get(key) is not None] for omega, runs in sorted(points.items())}
-    return {omega: sum(values) / len(values) for omega, values in known.items() if values}
-
-
-def omega_points(found: Sequence[dict[str, Any]]) -> dict[str, dict[float, list[dict[str, Any]]]]:
-    """Method but for its ω → ω → the runs of the prompts and seeds that all points have; points with less than half the
-    prompts of the fullest are left out, and schedules of ω, which have no place on the axis."""
-    points: dict[tuple[str, float], dict[tuple[str, int], dict[str, Any]]] = {}
-    for result in found:
-        varied = dict(result["varied"])
-        omega = varied.pop(OMEGA, None)
-        if omega is not None and not omega.startswith("["):
-            point = method_of({**result, "varied": varied}), float(omega)
-            points.setdefault(point, {})[result["prompt"], result["seed"]] = result
-    prompts = {point: len({prompt for prompt, _ in runs}) for point, runs in points.items()}
-    most = max(prompts.values(), default=0)
-    points = {point: runs for point, runs in points.items() if 2 * prompts[point] >= most}
-    common = set.intersection(*map(set, points.values())) if points else set()
-    lines: dict[str, dict[float, list[dict[str, Any]]]] = {}
-    for (method, omega), runs in points.items():
-        lines.setdefault(method, {})[omega] = [runs[key] for key in sorted(common)]
-    return lines
 
 
 def runs_of(folders: Sequence[Path]) -> list[dict[str, Any]]:
@@ -269,7 +185,7 @@ def page(out: Path, images: Path, against: str | None = None, shown: Sequence[st
         parts.append(f"![Every seed, from the front]({images.name}/{every_seed.name})")
     pictures.write_image(main, figure(out, found, shown))
     parts.append(f"![Truth and methods, first seed, from the front and from behind]({images.name}/{main.name})")
-    if count := omega_chart(own, chart):
+    if count := omega_3d.chart(own, chart):
         parts.append(f"Means over the {count} runs that all points have:\n\n![Measures against ω]({images.name}/{chart.name})")
     return "\n\n".join([*parts, "Every run: `runs.csv` beside the results."]) + "\n"
 

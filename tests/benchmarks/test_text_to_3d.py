@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import measures_3d, text_to_3d as bench, text_to_3d_page as page, trials_3d as trials
+from benchmarks import measures_3d, methods_3d, omega_3d, text_to_3d as bench, text_to_3d_page as page, trials_3d as trials
 from imaging.files import write_json
 from toybox.captions import BY_CAPTION
 from toybox.shapes import FRONTED
@@ -168,7 +168,7 @@ def test_runs_of_another_sweep_stand_beside_under_its_name(options):
     fake_result(run, iou=0.5)
     fake_result(other, iou=0.75)
     text = page.write(options.out, also=[other.folder])
-    method = page.method_of(trials.results(options.out)[run.folder.name])
+    method = methods_3d.method_of(trials.results(options.out)[run.folder.name])
     assert f"| other: {method} − {method} | 1 " in " ".join(text.split())
     assert page.pair_rows([*trials.results(options.out).values(), *page.runs_of([other.folder])])[0]["IoU"].value == 0.25
     with pytest.raises(SystemExit, match="--also .*: no finished run"):
@@ -196,7 +196,7 @@ def test_the_figure_shows_the_methods_that_are_named(options):
         rows = torch.stack([torch.full((16, 64), 1.0), torch.full((16, 64), value)]).flatten(0, 1)  # truth, run
         trials.write_image(trials.views_of(run.folder), rows.expand(3, 32, 64))
     found = [{**r, "folder": folder} for folder, r in trials.results(options.out).items()]
-    names = list(page.by_method(found))
+    names = list(methods_3d.by_method(found))
     tile = page._front_and_back(bench.plan(options)[0].folder)
     assert tile.shape == (2, 2, 3, 16, 16) and tile[0].mean() > 0.98 and abs(tile[1].mean() - 0.25) < 0.02
     all_, one = page.figure(options.out, found), page.figure(options.out, found, names[-1:])
@@ -206,29 +206,32 @@ def test_the_figure_shows_the_methods_that_are_named(options):
 
 
 def test_points_of_omega_are_over_the_same_runs():
-    """Half of the prompts of the fullest point are enough, however many seeds that one has."""
-    def run(config, omega, prompt, seed=0):
-        return {"config": config, "varied": {page.OMEGA: omega}, "prompt": prompt, "seed": seed}
+    """Those prompts and seeds that the most points have, three prompts at least, however many the fullest has."""
+    def run(config, omega, prompts, seed=0):
+        return [{"config": config, "varied": {omega_3d.OMEGA: omega}, "prompt": prompt, "seed": seed} for prompt in prompts]
 
-    found = [run("lmc", omega, p, seed) for omega in ("2", "10") for p in "abcd" for seed in (0, 1)] + [run("sds", "10", p) for p in "bcd"]
-    few = [run("sds", "30", "a"), run("lmc", "[0,1,2,3]", "a")]
-    points = page.omega_points(found + few)
+    found = run("lmc", "2", "abcdef") + run("lmc", "10", "abcdefgh") + run("lmc", "10", "abcdefgh", 1) + run("sds", "10", "bcd")
+    few = run("sds", "30", "ab") + run("lmc", "[0,1,2,3]", "a")  # two prompts; a schedule
+    points = omega_3d.points_of(found + few)
     assert {name: list(line) for name, line in points.items()} == {"lmc": [2.0, 10.0], "sds": [10.0]}
     assert all([r["prompt"] for r in runs] == ["b", "c", "d"] for line in points.values() for runs in line.values())
+    assert {len(runs) for line in omega_3d.points_of(run("lmc", "2", "abcdef") + run("lmc", "10", "abcdefgh")).values()
+            for runs in line.values()} == {6}  # as many as can be
+    assert not omega_3d.points_of([]) and len(omega_3d.points_of(run("sds", "30", "ab"))["sds"][30.0]) == 2
 
 
 def test_means_are_of_the_runs_that_have_a_measure():
     points = {10.0: [{"janus": 0.5}, {"janus": None}, {"janus": 0.25}], 2.0: [{"janus": None}], 0.0: [{"janus": 1.0}]}
-    assert list(page._means(points, "janus").items()) == [(0.0, 1.0), (10.0, 0.375)]
+    assert list(omega_3d.means_of(points, "janus").items()) == [(0.0, 1.0), (10.0, 0.375)]
 
 
 def test_a_measure_that_no_method_has_at_two_points_is_not_charted(options, tmp_path):
     for run in bench.plan(options):
         fake_result(run)
     found = list(trials.results(options.out).values())
-    unmeasured = [{**result, **dict.fromkeys(page.CHARTED)} for result in found]
-    assert page.omega_chart(found, tmp_path / "chart.png") == 2
-    assert page.omega_chart(unmeasured, tmp_path / "chart.png") == 0 and not (tmp_path / "chart.png").exists()
+    unmeasured = [{**result, **dict.fromkeys(omega_3d.CHARTED)} for result in found]
+    assert omega_3d.chart(found, tmp_path / "chart.png") == 2
+    assert omega_3d.chart(unmeasured, tmp_path / "chart.png") == 0 and not (tmp_path / "chart.png").exists()
 
 
 def test_a_schedule_of_omega_is_in_the_tables_and_not_in_the_chart(options, tmp_path):
@@ -236,7 +239,7 @@ def test_a_schedule_of_omega_is_in_the_tables_and_not_in_the_chart(options, tmp_
     for run in bench.plan(options):
         fake_result(run)
     assert "guidance_scale [0,2.0,5.0,200]" in page.write(options.out)
-    assert not page.omega_chart(list(trials.results(options.out).values()), tmp_path / "chart.png")  # a single ω
+    assert not omega_3d.chart(list(trials.results(options.out).values()), tmp_path / "chart.png")  # a single ω
 
 
 def test_a_run_has_its_folder_to_itself(options, monkeypatch):
@@ -270,10 +273,10 @@ def test_pairs_are_compared_over_what_both_have(options):
         if not (run.prompt == "a green bear" and run.seed == 1 and "guidance_scale_5" in run.folder.name):
             fake_result(run, iou=0.5 + 0.1 * (run.varied[1][1] == "5") + 0.01 * i, r_precision=0.25 * run.seed)
     found = list(trials.results(options.out).values())
-    names = list(page.by_method(found))
+    names = list(methods_3d.by_method(found))
     rows = page.pair_rows(found, names[0])
     assert [row["pairs"] for row in rows] == [3, 4, 3] and rows[0]["method"] == f"{names[1]} − {names[0]}"
-    ious = {name: {(r["prompt"], r["seed"]): r["iou"] for r in group} for name, group in page.by_method(found).items()}
+    ious = {name: {(r["prompt"], r["seed"]): r["iou"] for r in group} for name, group in methods_3d.by_method(found).items()}
     steps = [value - ious[names[0]][key] for key, value in ious[names[1]].items()]
     assert rows[0]["IoU"].value == pytest.approx(sum(steps) / 3) and rows[0]["R-precision"].value == 0
     assert rows[0]["Janus"] is None

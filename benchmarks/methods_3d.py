@@ -1,0 +1,47 @@
+"""What is measured of a text-to-3D run, and which runs are of one method."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Sequence
+
+from benchmarks.trials_3d import short
+from imaging import bootstrap
+
+
+class Measure(NamedTuple):
+    """A column of the tables."""
+
+    heading: str
+    centre: Any = bootstrap.mean  # of the runs of one method
+    scale: float = 1.0
+    whole: bool = False  # shown as a whole number
+
+
+MEASURES = {
+    "seconds": Measure("seconds", bootstrap.median, whole=True),
+    "peak_mib": Measure("peak MiB", bootstrap.median, whole=True),
+    "r_precision": Measure("R-precision"), "iou": Measure("IoU", bootstrap.median),
+    "chamfer": Measure("Chamfer, mm", bootstrap.median, 1000.0, whole=True),
+    "normal_consistency": Measure("normals", bootstrap.median),
+    "floaters": Measure("floaters", bootstrap.mean), "fronts": Measure("fronts"), "janus": Measure("Janus"),
+    "color_error": Measure("colour error", bootstrap.median), "saturation": Measure("saturation"),
+    "saturation_truth": Measure("(truth's)"), "saturation_error": Measure("saturation error"), "clipped": Measure("clipped"),
+    "clipped_truth": Measure("(truth's clipped)"), "detail": Measure("detail"), "detail_truth": Measure("(truth's detail)"),
+}
+
+
+def method_of(result: dict[str, Any]) -> str:
+    """What tells a run's method from the others: its configuration and what was varied."""
+    return ", ".join([result["config"], *(f"{short(key)} {value}" for key, value in result["varied"].items())])
+
+
+def by_method(found: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for result in found:
+        groups.setdefault(method_of(result), []).append(result)
+    return groups
+
+
+def heading(method: str) -> str:
+    """The method's name over its views, which are narrower."""
+    return method.replace(", ", ",\n")
