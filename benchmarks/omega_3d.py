@@ -1,12 +1,16 @@
-"""The measures of text-to-3D runs against ω, a line for each method."""
+"""Text-to-3D runs against ω: their measures, a line for each method, and how they look."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Sequence
 
-from benchmarks.methods_3d import MEASURES, method_of
-from imaging import bootstrap
+import torch
+from torch import Tensor
+
+from benchmarks.methods_3d import MEASURES, heading, method_of
+from benchmarks.trials_3d import turntables
+from imaging import pictures
 
 OMEGA = "system.guidance.guidance_scale"
 CHARTED = ("r_precision", "iou", "color_error", "saturation_error", "detail", "janus")
@@ -31,12 +35,22 @@ def chart(found: Sequence[dict[str, Any]], path: Path) -> int:
     for axis, (key, means) in zip(axes, curves.items()):
         for name, line in means.items():
             axis.plot(list(line), list(line.values()), marker="o", label=name)
-        axis.set_xscale("symlog", linthresh=0.1)
+        axis.set_xscale("symlog", linthresh=1.0)
         axis.set(title=MEASURES[key].heading, xlabel="ω")
     axes[0].legend(fontsize=6)
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn.savefig(path, dpi=120)
     return len(next(runs for points in lines.values() for runs in points.values()))
+
+
+def figure(out: Path, found: Sequence[dict[str, Any]]) -> Tensor:
+    """The runs of the chart from the front, prompts below and ω beside each other, the truth first, (3, H, W)."""
+    columns = [(method, omega, runs) for method, line in points_of(found).items() for omega, runs in sorted(line.items())]
+    names = [f"{run['prompt']}, seed {run['seed']}" if run["seed"] else run["prompt"] for run in columns[0][2]]
+    fronts = [torch.stack([turntables(out / run["folder"])[:, 0] for run in runs]) for *_, runs in columns]  # (N, truth | run, 3, H, H)
+    tiles = torch.stack([fronts[0][:, 0], *(front[:, 1] for front in fronts)], dim=1)
+    heads = ["truth", *(f"{heading(method)},\nω = {omega:g}" for method, omega, _ in columns)]
+    return pictures.grid(tiles.flatten(0, 1), len(heads), names, heads)
 
 
 def means_of(points: dict[float, list[dict[str, Any]]], key: str) -> dict[float, float]:

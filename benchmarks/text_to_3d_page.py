@@ -154,8 +154,8 @@ def runs_of(folders: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def _figures(images: Path, name: str) -> list[Path]:
-    """Where the figures of a page go: of the methods, of every seed, of ω; each may be missing."""
-    return [images / f"{name}{part}.png" for part in ("", "_seeds", "_omega")]
+    """Where the figures of a page go: of the methods, of every seed, of ω a chart and the views; each may be missing."""
+    return [images / f"{name}{part}.png" for part in ("", "_seeds", "_omega", "_omega_views")]
 
 
 def page(out: Path, images: Path, against: str | None = None, shown: Sequence[str] = (), also: Sequence[Path] = ()) -> str:
@@ -177,8 +177,9 @@ def page(out: Path, images: Path, against: str | None = None, shown: Sequence[st
     spread = diversity_rows(out, found)
     if spread:
         parts += ["Distance of two seeds of a prompt, mean over four views at the best turn:", tables.text(spread)]
-    main, every_seed, chart = _figures(images, name)
-    every_seed.unlink(missing_ok=True)  # there may be none any more
+    main, every_seed, chart, by_omega = _figures(images, name)
+    for optional in (every_seed, by_omega):  # there may be none any more
+        optional.unlink(missing_ok=True)
     seeds = diversity_3d.figure(out, by_method(found))
     if seeds is not None:
         pictures.write_image(every_seed, seeds)
@@ -187,6 +188,8 @@ def page(out: Path, images: Path, against: str | None = None, shown: Sequence[st
     parts.append(f"![Truth and methods, first seed, from the front and from behind]({images.name}/{main.name})")
     if count := omega_3d.chart(own, chart):
         parts.append(f"Means over the {count} runs that all points have:\n\n![Measures against ω]({images.name}/{chart.name})")
+        pictures.write_image(by_omega, omega_3d.figure(out, own))
+        parts.append(f"![The same runs, from the front]({images.name}/{by_omega.name})")
     return "\n\n".join([*parts, "Every run: `runs.csv` beside the results."]) + "\n"
 
 

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import pkgutil
+import sys
 from typing import Callable, TypeVar
 
 from ministudio.utils.errors import UserError, did_you_mean
 
 __version__ = "0.1.0"
 __modules__: dict[str, type] = {}
+
+# numba starts a thread for each core and, through the OpenMP runtime that the two share, makes torch use as many: who gave a
+# number for the one means both.
+if "numba" not in sys.modules and os.environ.get("OMP_NUM_THREADS", "").strip("0").isdigit():
+    os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
 
 logger = logging.getLogger("ministudio")
 debug, info, warn = logger.debug, logger.info, logger.warning

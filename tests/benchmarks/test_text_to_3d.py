@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks import measures_3d, methods_3d, omega_3d, text_to_3d as bench, text_to_3d_page as page, trials_3d as trials
+from imaging import pictures
 from imaging.files import write_json
 from toybox.captions import BY_CAPTION
 from toybox.shapes import FRONTED
@@ -220,6 +221,20 @@ def test_points_of_omega_are_over_the_same_runs():
     assert not omega_3d.points_of([]) and len(omega_3d.points_of(run("sds", "30", "ab"))["sds"][30.0]) == 2
 
 
+def test_the_views_against_omega_stand_in_its_order(options):
+    omegas = {"0": 0.25, "3": 0.5, "30": 0.75}
+    options.vary = ("system.guidance.guidance_scale=30,0,3",)
+    for run in bench.plan(options):
+        fake_result(run)
+        level = omegas[dict(run.varied)[omega_3d.OMEGA]]
+        rows = torch.stack([torch.zeros(16, 64), torch.full((16, 64), level)]).flatten(0, 1)  # truth, run
+        trials.write_image(trials.views_of(run.folder), rows.expand(3, 32, 64))
+    found = [{**r, "folder": folder} for folder, r in trials.results(options.out).items()]
+    drawn, side = omega_3d.figure(options.out, found), pictures.TILE + pictures.MARGIN
+    levels = drawn[0, -side // 2, [-4 * side + side // 2, -3 * side + side // 2, -2 * side + side // 2, -side // 2]]
+    assert torch.allclose(levels, torch.tensor([0.0, 0.25, 0.5, 0.75]), atol=0.02)
+
+
 def test_means_are_of_the_runs_that_have_a_measure():
     points = {10.0: [{"janus": 0.5}, {"janus": None}, {"janus": 0.25}], 2.0: [{"janus": None}], 0.0: [{"janus": 1.0}]}
     assert list(omega_3d.means_of(points, "janus").items()) == [(0.0, 1.0), (10.0, 0.375)]
@@ -231,6 +246,7 @@ def test_a_measure_that_no_method_has_at_two_points_is_not_charted(options, tmp_
     found = list(trials.results(options.out).values())
     unmeasured = [{**result, **dict.fromkeys(omega_3d.CHARTED)} for result in found]
     assert omega_3d.chart(found, tmp_path / "chart.png") == 2
+    assert "_omega_views.png" in page.write(options.out) and (options.out / "images" / f"{options.out.name}_omega_views.png").is_file()
     assert omega_3d.chart(unmeasured, tmp_path / "chart.png") == 0 and not (tmp_path / "chart.png").exists()
 
 
