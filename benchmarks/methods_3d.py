@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple, Sequence
 
 from benchmarks.trials_3d import short
@@ -36,10 +37,16 @@ def method_of(result: dict[str, Any]) -> str:
 
 
 def by_method(found: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Method → its runs; methods in the order of their names, numbers in the order of their size."""
     groups: dict[str, list[dict[str, Any]]] = {}
-    for result in found:
+    for result in sorted(found, key=lambda r: _in_order(method_of(r))):
         groups.setdefault(method_of(result), []).append(result)
     return groups
+
+
+def _in_order(name: str) -> list[tuple[float, str]]:
+    parts = re.split(r"(\d+(?:\.\d+)?)", name)  # every second one is a number
+    return [(float(part), "") if i % 2 else (-1.0, part) for i, part in enumerate(parts)]
 
 
 def heading(method: str) -> str:

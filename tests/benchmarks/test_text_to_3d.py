@@ -206,6 +206,12 @@ def test_the_figure_shows_the_methods_that_are_named(options):
         page.figure(options.out, found, ["sds"])
 
 
+def test_methods_stand_in_the_order_of_their_numbers():
+    found = [{"config": config, "varied": {omega_3d.OMEGA: omega}} for config in ("b", "a") for omega in ("10", "100", "3", "0.3")]
+    assert [name.split()[-1] for name in methods_3d.by_method(found)] == 2 * ["0.3", "3", "10", "100"]
+    assert list(methods_3d.by_method(found))[0].startswith("a, ")
+
+
 def test_points_of_omega_are_over_the_same_runs():
     """Those prompts and seeds that the most points have, three prompts at least, however many the fullest has."""
     def run(config, omega, prompts, seed=0):
