@@ -17,14 +17,13 @@ CHARTED = ("r_precision", "iou", "color_error", "saturation_error", "detail", "j
 LEAST_PROMPTS = 3  # that a point of the chart is a mean over
 
 Runs = dict[tuple[str, int], dict[str, Any]]  # (prompt, seed) → result
+Lines = dict[str, dict[float, list[dict[str, Any]]]]  # method but for its ω → ω → results
 
 
-def chart(found: Sequence[dict[str, Any]], path: Path) -> int:
-    """Means against ω, a line per method; returns over how many runs each (see `points_of`), 0 where ω was not varied,
-    and then an earlier chart goes."""
+def chart(lines: Lines, path: Path) -> int:
+    """Means against ω, a line per method; returns over how many runs each, 0 where ω was not varied, and then an earlier chart goes."""
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
 
-    lines = points_of(found)
     curves = {key: {name: means_of(points, key) for name, points in lines.items()} for key in CHARTED}
     curves = {key: means for key, means in curves.items() if max(map(len, means.values()), default=0) > 1}
     if not curves:
@@ -43,9 +42,9 @@ def chart(found: Sequence[dict[str, Any]], path: Path) -> int:
     return len(next(runs for points in lines.values() for runs in points.values()))
 
 
-def figure(out: Path, found: Sequence[dict[str, Any]]) -> Tensor:
+def figure(out: Path, lines: Lines) -> Tensor:
     """The runs of the chart from the front, prompts below and ω beside each other, the truth first, (3, H, W)."""
-    columns = [(method, omega, runs) for method, line in points_of(found).items() for omega, runs in sorted(line.items())]
+    columns = [(method, omega, runs) for method, line in lines.items() for omega, runs in sorted(line.items())]
     names = [f"{run['prompt']}, seed {run['seed']}" if run["seed"] else run["prompt"] for run in columns[0][2]]
     fronts = [torch.stack([turntables(out / run["folder"])[:, 0] for run in runs]) for *_, runs in columns]  # (N, truth | run, 3, H, H)
     tiles = torch.stack([fronts[0][:, 0], *(front[:, 1] for front in fronts)], dim=1)
@@ -59,8 +58,8 @@ def means_of(points: dict[float, list[dict[str, Any]]], key: str) -> dict[float,
     return {omega: sum(values) / len(values) for omega, values in known.items() if values}
 
 
-def points_of(found: Sequence[dict[str, Any]]) -> dict[str, dict[float, list[dict[str, Any]]]]:
-    """Method but for its ω → ω → the same runs for each point, those of `shared`; points without all of them are left out,
+def points_of(found: Sequence[dict[str, Any]]) -> Lines:
+    """The same runs for each point, those of `shared`; points without all of them are left out,
     and schedules of ω, which have no place on the axis."""
     points: dict[tuple[str, float], Runs] = {}
     for result in found:
@@ -70,7 +69,7 @@ def points_of(found: Sequence[dict[str, Any]]) -> dict[str, dict[float, list[dic
             point = method_of({**result, "varied": varied}), float(omega)
             points.setdefault(point, {})[result["prompt"], result["seed"]] = result
     common = shared(list(points.values()))
-    lines: dict[str, dict[float, list[dict[str, Any]]]] = {}
+    lines: Lines = {}
     for (method, omega), runs in points.items():
         if common <= runs.keys():
             lines.setdefault(method, {})[omega] = [runs[key] for key in sorted(common)]

@@ -186,9 +186,10 @@ def page(out: Path, images: Path, against: str | None = None, shown: Sequence[st
         parts.append(f"![Every seed, from the front]({images.name}/{every_seed.name})")
     pictures.write_image(main, figure(out, found, shown))
     parts.append(f"![Truth and methods, first seed, from the front and from behind]({images.name}/{main.name})")
-    if count := omega_3d.chart(own, chart):
+    lines = omega_3d.points_of(own)
+    if count := omega_3d.chart(lines, chart):
         parts.append(f"Means over the {count} runs that all points have:\n\n![Measures against ω]({images.name}/{chart.name})")
-        pictures.write_image(by_omega, omega_3d.figure(out, own))
+        pictures.write_image(by_omega, omega_3d.figure(out, lines))
         parts.append(f"![The same runs, from the front]({images.name}/{by_omega.name})")
     return "\n\n".join([*parts, "Every run: `runs.csv` beside the results."]) + "\n"
 

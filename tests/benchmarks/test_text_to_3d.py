@@ -236,7 +236,7 @@ def test_the_views_against_omega_stand_in_its_order(options):
         rows = torch.stack([torch.zeros(16, 64), torch.full((16, 64), level)]).flatten(0, 1)  # truth, run
         trials.write_image(trials.views_of(run.folder), rows.expand(3, 32, 64))
     found = [{**r, "folder": folder} for folder, r in trials.results(options.out).items()]
-    drawn, side = omega_3d.figure(options.out, found), pictures.TILE + pictures.MARGIN
+    drawn, side = omega_3d.figure(options.out, omega_3d.points_of(found)), pictures.TILE + pictures.MARGIN
     levels = drawn[0, -side // 2, [-4 * side + side // 2, -3 * side + side // 2, -2 * side + side // 2, -side // 2]]
     assert torch.allclose(levels, torch.tensor([0.0, 0.25, 0.5, 0.75]), atol=0.02)
 
@@ -251,9 +251,9 @@ def test_a_measure_that_no_method_has_at_two_points_is_not_charted(options, tmp_
         fake_result(run)
     found = list(trials.results(options.out).values())
     unmeasured = [{**result, **dict.fromkeys(omega_3d.CHARTED)} for result in found]
-    assert omega_3d.chart(found, tmp_path / "chart.png") == 2
+    assert omega_3d.chart(omega_3d.points_of(found), tmp_path / "chart.png") == 2
     assert "_omega_views.png" in page.write(options.out) and (options.out / "images" / f"{options.out.name}_omega_views.png").is_file()
-    assert omega_3d.chart(unmeasured, tmp_path / "chart.png") == 0 and not (tmp_path / "chart.png").exists()
+    assert omega_3d.chart(omega_3d.points_of(unmeasured), tmp_path / "chart.png") == 0 and not (tmp_path / "chart.png").exists()
 
 
 def test_a_schedule_of_omega_is_in_the_tables_and_not_in_the_chart(options, tmp_path):
@@ -261,7 +261,7 @@ def test_a_schedule_of_omega_is_in_the_tables_and_not_in_the_chart(options, tmp_
     for run in bench.plan(options):
         fake_result(run)
     assert "guidance_scale [0,2.0,5.0,200]" in page.write(options.out)
-    assert not omega_3d.chart(list(trials.results(options.out).values()), tmp_path / "chart.png")  # a single ω
+    assert not omega_3d.chart(omega_3d.points_of(list(trials.results(options.out).values())), tmp_path / "chart.png")  # a single ω
 
 
 def test_a_run_has_its_folder_to_itself(options, monkeypatch):
