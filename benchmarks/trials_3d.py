@@ -156,8 +156,9 @@ def _other(key: str, run: Run, told: dict[str, Any]) -> str:
     return f"the overrides {theirs}, not {mine}" if theirs != mine else f"another {run.config.name} than the one of today"
 
 
-def train(run: Run) -> dict[str, float]:
-    """Run launch.py to the GLB; seconds from its start to its end and peak memory in MiB. `RuntimeError` if it fails."""
+def train(run: Run) -> dict[str, Any]:
+    """Run launch.py to the GLB; seconds from its start to its end, peak memory in MiB and the precision of the frozen
+    model's weights, which depends on the processor unless the configuration says. `RuntimeError` if it fails."""
     words = [f"seed={run.seed}", f"exp_root_dir={run.out.as_posix()}", f"name={run.folder.name}", "tag=trial",
              "use_timestamp=false", f"system.prompt_processor.prompt={run.prompt}",
              *(f"{key}={value}" for key, value in run.varied), *run.overrides]
@@ -170,10 +171,11 @@ def train(run: Run) -> dict[str, float]:
     with open(run.folder / "log.txt", "w") as log:
         wrapped = [sys.executable, "-c", _WITH_PEAK_MEMORY, str(memory), *command]
         code = subprocess.run(wrapped, cwd=ROOT, env=os.environ | limit, stdout=log, stderr=subprocess.STDOUT).returncode
+    seconds, said = time.monotonic() - start, (run.folder / "log.txt").read_text()
     if code:
-        last = (run.folder / "log.txt").read_text().strip().splitlines()[-1:]
-        raise RuntimeError(f"launch.py ended with {code}: {' '.join(last)}")
-    return {"seconds": time.monotonic() - start, "peak_mib": int(memory.read_text()) / 1024}
+        raise RuntimeError(f"launch.py ended with {code}: {' '.join(said.strip().splitlines()[-1:])}")
+    precision = re.search(r"weights in (\w+) on", said)  # as the guidance tells it; a guidance of other people's may not
+    return {"seconds": seconds, "peak_mib": int(memory.read_text()) / 1024, "precision": precision and precision[1]}
 
 
 @functools.lru_cache(maxsize=1)

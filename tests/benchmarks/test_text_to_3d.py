@@ -115,6 +115,9 @@ def test_launch_is_called_with_all_overrides_and_its_end_is_told(options, monkey
     words = (run.folder / "log.txt").read_text().splitlines()
     assert {"system.guidance_type=sds-guidance", "system.guidance.guidance_scale=5", "seed=0"} <= set(words)
     assert spent["seconds"] > 0 and 1 < spent["peak_mib"] < 100  # its own, not that of the tests
+    assert spent["precision"] is None  # no guidance told it
+    (options.out / "launch.py").write_text("print('guidance: pixel model, 3×64×64, epsilon, weights in bfloat16 on cpu')")
+    assert trials.train(run)["precision"] == "bfloat16"
     (options.out / "launch.py").write_text("import sys; sys.exit('error: no such thing')")
     with pytest.raises(RuntimeError, match="launch.py ended with 1: error: no such thing"):
         trials.train(run)
