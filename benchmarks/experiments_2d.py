@@ -34,6 +34,7 @@ from imaging.options import ModelOptions, settings  # noqa: E402
 from imaging.session import Session  # noqa: E402
 from imaging.synthesis import GREY, Job, Optimisation, Recipe  # noqa: E402
 from imaging.translator import Translator, TranslatorSpec, load_translator, save_translator, translate  # noqa: E402
+from lmc_guidance import UserError  # noqa: E402
 from toybox import patterns  # noqa: E402
 from toybox.captions import THINGS, Thing  # noqa: E402
 
@@ -70,6 +71,8 @@ class Options(ModelOptions):
     test: bool = True
     """Without it synthesis and editing stop at the tuning prompts, and the other tasks are left out: a fifth of the work, ω
     chosen on the images that are shown."""
+    tuned: tuple[str, ...] = ()
+    """TASK:METHOD=ω for each ω that an earlier tuning found, such as editing:sds=3: the test takes it and tunes no more."""
     seeds: int = 3
     """Seeds per test prompt; tuning uses one."""
     steps: int = 500
@@ -101,6 +104,18 @@ class Options(ModelOptions):
     """Also write the page here, its figures into images/ beside it."""
     page: bool = True
     """Whether to write a page. Without one only the cells of the methods are made, not those that single claims need."""
+
+    def known_omega(self, task: Task, method: str) -> float | None:
+        """ω of a method by --tuned; `UserError` for a word of it that names no task and method, or no number."""
+        known = dict(word.partition("=")[::2] for word in self.tuned)
+        alien = known.keys() - {f"{task}:{method}" for task in ("synthesis", "editing") for method in GRID}
+        try:
+            omegas = {name: float(value) for name, value in known.items()}
+        except ValueError:
+            alien = known
+        if alien:
+            raise UserError(f"--tuned {' '.join(self.tuned)}: write each as TASK:METHOD=ω, such as editing:sds=3")
+        return omegas.get(f"{task}:{method}")
 
     def methods_of(self, task: Task) -> list[str]:
         """The methods that a task runs: those that apply to it and are not left out."""
@@ -224,10 +239,17 @@ def run_task(bench: Bench, task: str, findings: page.Findings) -> None:
     yardstick = bench.with_samples(bench.test) if bench.options.test else bench.by
     findings.samples = yardstick.samples
     for method in bench.options.methods_of(task):
-        omega, images, grid = bench.tune(task, method)
+        known = bench.options.known_omega(task, method) if bench.options.test else None  # without a test tuning is all there is
+        omega, images, grid = bench.tune(task, method) if known is None else (known, None, [])
         if bench.options.test:
             (images,) = bench.run(Cell(task, method, (omega,), bench.test, tuple(range(bench.options.seeds))))
         findings.add(task, method, omega, images, metrics.measure(images, yardstick), grid)
+
+
+def omega_of(findings: page.Findings, task: Task, method: str) -> float:
+    """ω for a task that tunes none, as another has it: found now, found before, or the customary one."""
+    known = findings.options.known_omega(task, method)
+    return findings.omega.get((task, method), methods.CUSTOMARY_OMEGA[method] if known is None else known)
 
 
 def run_claims(bench: Bench, findings: page.Findings) -> None:
@@ -249,7 +271,7 @@ def run_diversity(bench: Bench, findings: page.Findings) -> None:
     things = bench.test[: bench.options.diversity_prompts]
     for method in bench.options.methods_of("diversity"):
         fixed = DIVERSITY[method]
-        omega = findings.omega.get(("synthesis", method), methods.CUSTOMARY_OMEGA[method])
+        omega = omega_of(findings, "synthesis", method)
         sets = {kind: bench.run(Cell("diversity", method, (omega,), things, tuple(range(10)), kind))[0] for kind in ("none", fixed)}
         findings.diversity[method] = [page.spread(images, bench.by.distance) for images in sets.values()]
         named = [dataclasses.replace(images, name=f"{images.name}, {'fresh' if kind == 'none' else 'fixed'} ε")
@@ -273,7 +295,7 @@ def main() -> None:
         run_claims(bench, findings)
     if "translation" in options.tasks:
         for method in options.methods_of("translation"):
-            omega = findings.omega.get(("editing", method), methods.CUSTOMARY_OMEGA[method])
+            omega = omega_of(findings, "editing", method)
             images = _join(bench.translator(method, omega))
             findings.add("translation", method, omega, images, metrics.measure(images, bench.by), [])
     if "diversity" in options.tasks:

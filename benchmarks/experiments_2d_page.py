@@ -200,8 +200,9 @@ def _diversity_rows(findings: Findings) -> list[tables.Row]:
 
 def _head(findings: Findings) -> str:
     o = findings.options
+    before = f", before this: {', '.join(o.tuned)}" if o.tuned else ""
     tested = f"""{o.prompts} test prompts, {o.prompts // 3} of them combinations that no training caption names, {o.seeds} seed(s)
-each; ω tuned per method on {o.tuning_prompts} other prompts (by the CLIP score). Fréchet distances are to the diffusion model's own samples
+each; ω tuned per method on {o.tuning_prompts} other prompts (by the CLIP score{before}). Fréchet distances are to the diffusion model's own samples
 of the same prompts. A claim is confirmed where the interval of its figure lies above zero, contradicted where it lies below."""
     untested = f"{o.tuning_prompts} prompts, one seed each, on which the ω of each method was chosen too (by the CLIP score)."
     return f"""Written by `benchmarks/experiments_2d.py`. {o.steps} Adam steps an image for every method at a rate of {o.learning_rate}, half of
