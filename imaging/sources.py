@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Sequence
@@ -18,6 +19,8 @@ HELD_OUT = 0.05
 TOYBOX = "toybox:"
 CAPTIONS = "captions.json"  # image → what it shows, in a folder of results
 ATTRIBUTES = "attributes.json"  # image → what is known of it, in a folder of held-out images
+VOWELS = tuple("aeiou")
+_AFTER_ARTICLE = re.compile(r"\b([Aa])n? ({\w+})")  # a name to fill in, and the article before it
 SEED = 11  # of the toybox stream; training of the embedded models uses others
 
 
@@ -48,12 +51,17 @@ class Sources:
 
 
 def fill(template: str, known: dict[str, str]) -> str:
-    """A template of a prompt with what is known of an image put in; `UserError` for a name that is not known."""
+    """A template of a prompt with what is known of an image put in, after 'a' or 'an' as its first letter asks;
+    `UserError` for a name that is not known."""
     try:
-        return template.format(**known)
+        return _AFTER_ARTICLE.sub(lambda match: _with_article(match[1], match[2].format(**known)), template).format(**known)
     except (KeyError, IndexError, ValueError, AttributeError) as error:
         names = ", ".join(f"{{{name}}}" for name in known) or "none here"
         raise UserError(f"target '{template}' names something unknown; possible are {names}") from error
+
+
+def _with_article(article: str, words: str) -> str:
+    return f"{article}{'n' if words.startswith(VOWELS) else ''} {words}"
 
 
 def load(source: str, size: int, count: int) -> Sources:
