@@ -210,10 +210,11 @@ class Bench:
         width, recipe = options.translator_width, translation.TranslationRecipe(omega, options.translator_steps)
         folder = options.out / "translation" / f"{method}-{omega:g}-{recipe.steps}-{options.translator_images}-{width}"
         distillation = methods.build(method, self.model, options.corrective, TRANSLATION_SHOWN)
-        translation.open_run(folder, settings(distillation, recipe, method))
+        spec = TranslatorSpec(TRANSLATION_TARGETS, size, width, max_width=8 * width)
+        translation.open_run(folder, settings(distillation, recipe, method, network=dataclasses.asdict(spec)))
         if not (folder / "translator.safetensors").is_file():
             torch.manual_seed(0)
-            network = Translator(TranslatorSpec(TRANSLATION_TARGETS, size, width, max_width=8 * width))
+            network = Translator(spec)
             module = translation.Translation(network, distillation, data, recipe, TRANSLATION_SHOWN)
             if not translation.train(module, folder, device=self.model.device):
                 raise Interrupted("stopped while training a translator; the same command goes on from there")

@@ -2,6 +2,7 @@
 
 A plain U-Net of eleven blocks: five encoder levels of two Conv/ReLU with max-pooling, a bottleneck, the mirrored
 decoder; 32 filters, doubling to at most 256. The class enters as a 10-dimensional frequency encoding at every pixel.
+What it makes is added to its input, unless the spec says otherwise: the paper's network has to learn to copy first.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from lmc_guidance.unet import TIME_FREQUENCIES, encode_time
 
 from .files import write_atomically
 
-FORMAT, FORMAT_VERSION = "lmc-translator", 1
+FORMAT, FORMAT_VERSION = "lmc-translator", 2
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class TranslatorSpec:
     width: int = 32  # filters of the first level
     levels: int = 5  # of the encoder; 2 · levels + 1 blocks in all
     max_width: int = 256
+    residual: bool = True  # the output is added to the input and begins as zero; False: the paper's plain U-Net
 
     def __post_init__(self) -> None:
         if not self.targets:
@@ -57,6 +59,9 @@ class Translator(nn.Module):
         self.upsample = nn.ModuleList(nn.ConvTranspose2d(below, here, 2, stride=2) for below, here in pairs)
         self.decoder = nn.ModuleList(_block(2 * here, here) for _, here in pairs)
         self.final = nn.Conv2d(widths[0], 3, 1)
+        if spec.residual:
+            nn.init.zeros_(self.final.weight)
+            nn.init.zeros_(self.final.bias)
 
     def forward(self, images: Tensor, classes: Tensor) -> Tensor:
         """images (B, 3, H, W) in [0, 1], classes (B,) indices of targets → images like them, not clamped."""
@@ -73,7 +78,7 @@ class Translator(nn.Module):
         features = self.bottleneck(features)
         for upsample, block, skip in zip(self.upsample, self.decoder, reversed(skips)):
             features = block(torch.cat([upsample(features), skip], dim=1))
-        return 0.5 * self.final(features)[..., :height, :width] + 0.5
+        return 0.5 * self.final(features)[..., :height, :width] + (images if self.spec.residual else 0.5)
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
@@ -103,11 +108,12 @@ def load_translator(path: Path, device: str | torch.device = "cpu") -> tuple[Tra
             header, tensors = content.metadata() or {}, {name: content.get_tensor(name) for name in content.keys()}
     except Exception as error:  # the reader has its own exception types; whichever it is, the file is at fault
         raise UserError(f"cannot read translator '{path}': {first_line(error)}; truncated, or not safetensors") from error
-    if header.get("format") != FORMAT or header.get("format_version") != str(FORMAT_VERSION):
-        raise UserError(f"'{path}' is not a translator of version {FORMAT_VERSION} (its header lacks format = {FORMAT})")
+    if header.get("format") != FORMAT or header.get("format_version") not in ("1", str(FORMAT_VERSION)):
+        raise UserError(f"'{path}' is not a translator of version {FORMAT_VERSION} or 1 (by its header's format and format_version)")
     try:
         fields, training = json.loads(header["translator"]), json.loads(header["training"])
-        network = Translator(TranslatorSpec(**{**fields, "targets": tuple(fields["targets"])}))
+        fields = {"residual": False, **fields, "targets": tuple(fields["targets"])}  # version 1 knew no other
+        network = Translator(TranslatorSpec(**fields))
         network.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"translator '{path}' is damaged: {first_line(error)}") from error

@@ -1,8 +1,12 @@
 """The translation network, its file, its training schedule, and that a resumed training is an uninterrupted one."""
 
+import dataclasses
+import json
+
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from imaging import methods, sources, translation
 from imaging.sources import Sources
@@ -13,6 +17,7 @@ from tests.pipelines import write_pixel_pipeline
 from toybox.captions import BY_CAPTION
 
 SPEC = TranslatorSpec(("a cone", "a bear"), 16, width=4, levels=2, max_width=8)
+PLAIN = dataclasses.replace(SPEC, residual=False)  # the paper's
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +30,10 @@ def some_images(count: int = 20) -> Sources:
     return Sources(torch.rand(count, 3, 16, 16, generator=generator), [str(i) for i in range(count)], [{}] * count)
 
 
-def module(model, steps: int, method: str = "sds", **more) -> Translation:
+def module(model, steps: int, method: str = "sds", spec: TranslatorSpec = SPEC, **more) -> Translation:
     torch.manual_seed(0)
     recipe = TranslationRecipe(1.0, steps, batch_size=4, **more)
-    return Translation(Translator(SPEC), methods.build(method, model, source_prompt="x"), some_images(), recipe)
+    return Translation(Translator(spec), methods.build(method, model, source_prompt="x"), some_images(), recipe)
 
 
 def test_the_papers_network_has_eleven_blocks_and_at_most_256_filters():
@@ -41,7 +46,7 @@ def test_the_papers_network_has_eleven_blocks_and_at_most_256_filters():
 
 def test_the_class_reaches_the_output():
     torch.manual_seed(0)
-    network, images = Translator(SPEC), torch.rand(2, 3, 16, 16)
+    network, images = Translator(PLAIN), torch.rand(2, 3, 16, 16)
     first, second = (network(images, torch.full((2,), c)) for c in (0, 1))
     assert (first - second).abs().max() > 1e-4
 
@@ -52,8 +57,8 @@ def test_l2_gives_way_to_the_method_along_a_cosine():
     assert all(a > b for a, b in zip(shares, shares[1:]))
 
 
-def test_at_first_the_network_learns_to_reproduce_its_input(model, monkeypatch):
-    trainee = module(model, 10_000)  # of which the first steps are L2 alone
+def test_at_first_a_plain_network_learns_to_reproduce_its_input(model, monkeypatch):
+    trainee = module(model, 10_000, spec=PLAIN)  # of which the first steps are L2 alone
     trainee._sources.training = torch.rand(19, 3, 1, 1, generator=torch.Generator().manual_seed(1)).expand(19, 3, 16, 16)
     monkeypatch.setattr(trainee, "log_dict", lambda values: None)
     monkeypatch.setattr(trainee, "_gradient", lambda x, *_: torch.zeros_like(x))  # its weight is below 1e-5 here
@@ -147,6 +152,28 @@ def test_the_article_before_a_name_is_that_of_the_word_put_in():
     for thing in BY_CAPTION.values():
         if thing.pattern != "plain":  # the captions of the world are what the benchmark looks for
             assert sources.fill("a {color} {pattern} {shape}", thing._asdict()) in BY_CAPTION
+
+
+def test_a_residual_translator_begins_as_a_copy_and_a_plain_one_does_not():
+    images, classes = torch.rand(2, 3, 16, 16), torch.tensor([0, 1])
+    assert torch.equal(Translator(SPEC)(images, classes), images)
+    plain = Translator(PLAIN)(images, classes)
+    assert (plain - images).abs().mean() > 0.1
+
+
+def test_a_file_of_version_1_is_a_plain_translator(tmp_path):
+    """Version 1 did not say whether the output is added to the input: it never was."""
+    network = Translator(PLAIN).eval()
+    save_translator(tmp_path / "t.safetensors", network, {})
+    with safe_open(str(tmp_path / "t.safetensors"), framework="pt") as file:
+        header = file.metadata()
+    fields = json.loads(header["translator"])
+    del fields["residual"]
+    old = {**header, "format_version": "1", "translator": json.dumps(fields)}
+    save_file(load_file(tmp_path / "t.safetensors"), tmp_path / "old.safetensors", metadata=old)
+    loaded, _ = load_translator(tmp_path / "old.safetensors")
+    images = torch.rand(2, 3, 16, 16)
+    assert loaded.spec == network.spec and torch.equal(translate(network, images, 1), translate(loaded, images, 1))
 
 
 def test_the_file_describes_itself_and_refuses_others(tmp_path):
