@@ -82,12 +82,11 @@ def compare(a: dict[str, float], b: dict[str, float]) -> Estimate:
 
 
 def claims(findings: Findings) -> Iterator[Claim]:
-    """The claims at the end of the method's description, each answered by what was measured."""
+    """The claims at the end of the method's description, each answered by what was measured; those of tasks that were run."""
     yield from _image_claims(findings)
-    yield Claim("High ω with SDS repeats detail (the Janus problem)", "needs views of a 3D object", None)
-    pair = findings.diversity.get("lmc")
-    gain = bootstrap.difference(pair[1], pair[0]) if pair else None
-    yield Claim("Fixed ε raises the diversity of LMC-SDS", "distance of two seeds, fixed − fresh", gain)
+    yield from _editing_claims(findings)
+    if pair := findings.diversity.get("lmc"):
+        yield Claim("Fixed ε raises the diversity of LMC-SDS", "distance of two seeds, fixed − fresh", bootstrap.difference(pair[1], pair[0]))
     yield from _translation_claims(findings)
 
 
@@ -96,14 +95,13 @@ def _image_claims(findings: Findings) -> Iterator[Claim]:
     if "proj" not in extra:
         return
     detail, saturation, clipped = (_of(f) for f in (statistics.detail, statistics.saturation, statistics.clipped))
-    hits = lambda images: metrics.r_precision(*_similarity(images, findings.by))  # noqa: E731
+    hits, at = _hits(findings), _difference
     proj, low, high, tenth, least = (extra[name] for name in ("proj", "sds low", "sds high", "lmc tenth", "lmc tenth of best"))
     sds, lmc, cond = (sets["synthesis", method] for method in ("sds", "lmc", "cond"))
     before = ImageSet("before", proj.sources, proj.captions)
     gap = lambda images, value: {  # noqa: E731
         k: abs(v - per_caption(samples, value)[k]) for k, v in per_caption(images, value).items()
     }
-    at = lambda value, a, b: compare(per_caption(a, value), per_caption(b, value))  # noqa: E731
     yield Claim("proj alone blurs", "detail of a render, before − after", at(detail, before, proj))
     yield Claim("SDS at low ω blurs", f"detail, diffusion samples − {low.name}", at(detail, samples, low))
     yield Claim("SDS at high ω over-saturates", f"saturation, {high.name} − diffusion samples", at(saturation, high, samples))
@@ -118,13 +116,25 @@ def _image_claims(findings: Findings) -> Iterator[Claim]:
     yield Claim("LMC-SDS is sharper, each at its best ω", f"detail, {lmc.name} − {sds.name}", at(detail, lmc, sds))
     yield Claim("… and shows the prompt more often", f"R-precision, {lmc.name} − {sds.name}", at(hits, lmc, sds))
     yield Claim("cond alone is unstable", f"share of clipped pixels, cond − {lmc.name}", at(clipped, cond, lmc))
+    yield Claim("High ω with SDS repeats detail (the Janus problem)", "needs views of a 3D object", None)
+
+
+def _editing_claims(findings: Findings) -> Iterator[Claim]:
+    sds, lmc = (findings.sets.get(("editing", method)) for method in ("sds", "lmc"))
+    if sds is None or lmc is None:
+        return
+    detail, hits = _of(statistics.detail), _hits(findings)
+    left = lambda images: findings.by.distance(images.images, images.sources)  # noqa: E731
+    yield Claim("Edits by LMC-SDS are sharper, each at its best ω", f"detail, {lmc.name} − {sds.name}", _difference(detail, lmc, sds))
+    yield Claim("… and show the prompt more often", f"R-precision, {lmc.name} − {sds.name}", _difference(hits, lmc, sds))
+    yield Claim("… and keep more of the source", f"{findings.by.distance.name}, {sds.name} − {lmc.name}", _difference(left, sds, lmc))
 
 
 def _translation_claims(findings: Findings) -> Iterator[Claim]:
     sets = {method: images for (task, method), images in findings.sets.items() if task == "translation"}
     if not {"lmc", "sds"} <= sets.keys():
         return
-    hits = lambda images: metrics.r_precision(*_similarity(images, findings.by))  # noqa: E731
+    hits = _hits(findings)
     kept = lambda images: findings.by.distance(images.images, images.sources)  # noqa: E731
     scores = {method: hits(images) for method, images in sets.items()}
     best = max((m for m in sets if m != "lmc"), key=lambda m: scores[m].mean().item())
@@ -133,6 +143,16 @@ def _translation_claims(findings: Findings) -> Iterator[Claim]:
     yield Claim("Translation by LMC-SDS has the highest R-precision", f"LMC-SDS − {LABELS[best]}, the best other",
                 pair(hits, "lmc", best))
     yield Claim("… and keeps more of the input than SDS", f"{findings.by.distance.name}, SDS − LMC-SDS", pair(kept, "sds", "lmc"))
+
+
+def _difference(value: Callable[[ImageSet], Tensor], a: ImageSet, b: ImageSet) -> Estimate:
+    """Mean over the captions of how much more of a value a has than b, with its interval."""
+    return compare(per_caption(a, value), per_caption(b, value))
+
+
+def _hits(findings: Findings) -> Callable[[ImageSet], Tensor]:
+    """Whether each image is filed under its own prompt."""
+    return lambda images: metrics.r_precision(*_similarity(images, findings.by))
 
 
 def _of(statistic: Callable[[Tensor], Tensor]) -> Callable[[ImageSet], Tensor]:

@@ -103,6 +103,8 @@ def test_claims_on_sets_whose_answers_are_known(monkeypatch):
     findings.sets = {("synthesis", "sds"): noise(0.1, captions, 0.8), ("synthesis", "lmc"): noise(0.1, captions),
                      ("synthesis", "cond"): noise(0.5, captions)}
     findings.diversity = {"lmc": [[0.1, 0.2, 0.3], [0.3, 0.4, 0.5]]}
+    for method, strength in {"sds": 0.05, "lmc": 0.1}.items():  # from grey: the sharper edit is farther from its source
+        findings.sets["editing", method] = noise(strength, captions)
     verdicts = {claim.text: claim.verdict for claim in page.claims(findings)}
     assert verdicts["proj alone blurs"] == verdicts["SDS at low ω blurs"] == verdicts["cond alone is unstable"] == "confirmed"
     assert verdicts["SDS at high ω over-saturates"] == verdicts["… with intact colour statistics: mean saturation"] == "confirmed"
@@ -110,6 +112,9 @@ def test_claims_on_sets_whose_answers_are_known(monkeypatch):
         assert verdicts[f"LMC-SDS works at a tenth of SDS's {which} ω, no worse by more than 0.1"] == "confirmed"
     assert verdicts["… and shows the prompt more often"] == "not confirmed"
     assert verdicts["Fixed ε raises the diversity of LMC-SDS"] == "confirmed"
+    assert verdicts["Edits by LMC-SDS are sharper, each at its best ω"] == "confirmed"
+    assert verdicts["… and show the prompt more often"] == "not confirmed"  # the same hits
+    assert verdicts["… and keep more of the source"] == "contradicted"
     assert verdicts["High ω with SDS repeats detail (the Janus problem)"] == "not testable here"
 
 
