@@ -71,8 +71,8 @@ class Options(ModelOptions):
     test: bool = True
     """Without it synthesis and editing stop at the tuning prompts, and the other tasks are left out: a fifth of the work, ω
     chosen on the images that are shown."""
-    tuned: tuple[str, ...] = ()
-    """TASK:METHOD=ω for each ω that an earlier tuning found, such as editing:sds=3: the test takes it and tunes no more."""
+    tuned: dict[str, float] = dataclasses.field(default_factory=dict)
+    """TASK:METHOD and the ω that an earlier tuning found, such as editing:sds 3 editing:lmc 10: the test takes it, untuned."""
     seeds: int = 3
     """Seeds per test prompt; tuning uses one."""
     steps: int = 500
@@ -106,16 +106,10 @@ class Options(ModelOptions):
     """Whether to write a page. Without one only the cells of the methods are made, not those that single claims need."""
 
     def known_omega(self, task: Task, method: str) -> float | None:
-        """ω of a method by --tuned; `UserError` for a word of it that names no task and method, or no number."""
-        known = dict(word.partition("=")[::2] for word in self.tuned)
-        alien = known.keys() - {f"{task}:{method}" for task in ("synthesis", "editing") for method in GRID}
-        try:
-            omegas = {name: float(value) for name, value in known.items()}
-        except ValueError:
-            alien = known
-        if alien:
-            raise UserError(f"--tuned {' '.join(self.tuned)}: write each as TASK:METHOD=ω, such as editing:sds=3")
-        return omegas.get(f"{task}:{method}")
+        """ω of a method by --tuned; `UserError` for a name in it that is not one of a task that tunes and a method."""
+        if alien := self.tuned.keys() - {f"{task}:{method}" for task in ("synthesis", "editing") for method in GRID}:
+            raise UserError(f"--tuned {min(alien)}: name synthesis or editing and a method, such as editing:sds 3")
+        return self.tuned.get(f"{task}:{method}")
 
     def methods_of(self, task: Task) -> list[str]:
         """The methods that a task runs: those that apply to it and are not left out."""

@@ -220,7 +220,7 @@ def _diversity_rows(findings: Findings) -> list[tables.Row]:
 
 def _head(findings: Findings) -> str:
     o = findings.options
-    before = f", before this: {', '.join(o.tuned)}" if o.tuned else ""
+    before = f", before this: {', '.join(f'{name} {omega:g}' for name, omega in o.tuned.items())}" if o.tuned else ""
     tested = f"""{o.prompts} test prompts, {o.prompts // 3} of them combinations that no training caption names, {o.seeds} seed(s)
 each; ω tuned per method on {o.tuning_prompts} other prompts (by the CLIP score{before}). Fréchet distances are to the diffusion model's own samples
 of the same prompts. A claim is confirmed where the interval of its figure lies above zero, contradicted where it lies below."""

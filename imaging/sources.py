@@ -54,14 +54,15 @@ def fill(template: str, known: dict[str, str]) -> str:
     """A template of a prompt with what is known of an image put in, after 'a' or 'an' as its first letter asks;
     `UserError` for a name that is not known."""
     try:
-        return _AFTER_ARTICLE.sub(lambda match: _with_article(match[1], match[2].format(**known)), template).format(**known)
+        return _AFTER_ARTICLE.sub(lambda match: _agreeing(*match.groups(), known), template).format(**known)
     except (KeyError, IndexError, ValueError, AttributeError) as error:
         names = ", ".join(f"{{{name}}}" for name in known) or "none here"
         raise UserError(f"target '{template}' names something unknown; possible are {names}") from error
 
 
-def _with_article(article: str, words: str) -> str:
-    return f"{article}{'n' if words.startswith(VOWELS) else ''} {words}"
+def _agreeing(a: str, name: str, known: dict[str, str]) -> str:
+    """'a {name}' or 'an {name}', as what is put in begins."""
+    return f"{a}{'n' if name.format(**known).startswith(VOWELS) else ''} {name}"
 
 
 def load(source: str, size: int, count: int) -> Sources:

@@ -138,19 +138,19 @@ def test_methods_of_a_task_are_those_that_apply_and_are_not_left_out():
 def test_an_omega_that_was_found_before_is_not_sought_again(models, tmp_path, monkeypatch):
     model, judge = models
     arguments = [bench.__file__, "--model", model, "--judge", judge, "--out", tmp_path / "out", "--docs", tmp_path / "docs" / "e.md"]
-    arguments += ["--methods", "sds", "--tasks", "editing", "translation", "--tuned", "editing:sds=7", "--prompts", 3, "--seeds", 1]
+    arguments += ["--methods", "sds", "--tasks", "editing", "translation", "--tuned", "editing:sds", 7, "--prompts", 3, "--seeds", 1]
     arguments += ["--steps", 1, "--samples", 1, "--translator-steps", 1, "--translator-images", 20, "--translator-width", 4]
     monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
     bench.main()
     text = (tmp_path / "docs" / "e.md").read_text()
-    assert text.count("| SDS ω = 7 ") == 2 and "the whole grid" not in text and "before this: editing:sds=7" in text
+    assert text.count("| SDS ω = 7 ") == 2 and "the whole grid" not in text and "before this: editing:sds 7)" in text
     assert not (tmp_path / "out" / "editing-tuning").exists()
 
 
-@pytest.mark.parametrize("word", ["editing:sds", "editing:sds=much", "editing:lcm=3", "sds=3"])
-def test_an_omega_that_cannot_be_read_is_refused(word):
-    with pytest.raises(bench.UserError, match=f"--tuned {word}: write each as TASK:METHOD=ω"):
-        bench.Options(tuned=(word,)).known_omega("editing", "sds")
+@pytest.mark.parametrize("name", ["editing:lcm", "translation:sds", "sds"])
+def test_an_omega_of_nothing_that_is_tuned_is_refused(name):
+    with pytest.raises(bench.UserError, match=f"--tuned {name}: name synthesis or editing and a method"):
+        bench.Options(tuned={"editing:sds": 3.0, name: 3.0}).known_omega("editing", "sds")
 
 
 def test_a_verdict_follows_from_the_interval():
