@@ -95,27 +95,27 @@ def _image_claims(findings: Findings) -> Iterator[Claim]:
     if "proj" not in extra:
         return
     detail, saturation, clipped = (_of(f) for f in (statistics.detail, statistics.saturation, statistics.clipped))
-    hits, at = _hits(findings), _difference
+    hits = _hits(findings)
     proj, low, high, tenth, least = (extra[name] for name in ("proj", "sds low", "sds high", "lmc tenth", "lmc tenth of best"))
     sds, lmc, cond = (sets["synthesis", method] for method in ("sds", "lmc", "cond"))
     before = ImageSet("before", proj.sources, proj.captions)
     gap = lambda images, value: {  # noqa: E731
         k: abs(v - per_caption(samples, value)[k]) for k, v in per_caption(images, value).items()
     }
-    yield Claim("proj alone blurs", "detail of a render, before − after", at(detail, before, proj))
-    yield Claim("SDS at low ω blurs", f"detail, diffusion samples − {low.name}", at(detail, samples, low))
-    yield Claim("SDS at high ω over-saturates", f"saturation, {high.name} − diffusion samples", at(saturation, high, samples))
+    yield Claim("proj alone blurs", "detail of a render, before − after", _gain(detail, before, proj))
+    yield Claim("SDS at low ω blurs", f"detail, diffusion samples − {low.name}", _gain(detail, samples, low))
+    yield Claim("SDS at high ω over-saturates", f"saturation, {high.name} − diffusion samples", _gain(saturation, high, samples))
     for which, mine, theirs in (("usual", tenth, high), ("best", least, sds)):
-        gain = at(hits, mine, theirs)
+        gain = _gain(hits, mine, theirs)
         yield Claim(f"LMC-SDS works at a tenth of SDS's {which} ω, no worse by more than {NO_WORSE}",
                     f"R-precision, {mine.name} − {theirs.name} + {NO_WORSE}",
                     Estimate(*(v + NO_WORSE for v in gain[:3]), gain.n))
     for name, value in (("mean saturation", saturation), ("share of clipped pixels", clipped)):
         yield Claim(f"… with intact colour statistics: {name}", f"distance from the samples', {high.name} − {tenth.name}",
                     compare(gap(high, value), gap(tenth, value)))
-    yield Claim("LMC-SDS is sharper, each at its best ω", f"detail, {lmc.name} − {sds.name}", at(detail, lmc, sds))
-    yield Claim("… and shows the prompt more often", f"R-precision, {lmc.name} − {sds.name}", at(hits, lmc, sds))
-    yield Claim("cond alone is unstable", f"share of clipped pixels, cond − {lmc.name}", at(clipped, cond, lmc))
+    yield Claim("LMC-SDS is sharper, each at its best ω", f"detail, {lmc.name} − {sds.name}", _gain(detail, lmc, sds))
+    yield Claim("… and shows the prompt more often", f"R-precision, {lmc.name} − {sds.name}", _gain(hits, lmc, sds))
+    yield Claim("cond alone is unstable", f"share of clipped pixels, cond − {lmc.name}", _gain(clipped, cond, lmc))
     yield Claim("High ω with SDS repeats detail (the Janus problem)", "needs views of a 3D object", None)
 
 
@@ -123,29 +123,27 @@ def _editing_claims(findings: Findings) -> Iterator[Claim]:
     sds, lmc = (findings.sets.get(("editing", method)) for method in ("sds", "lmc"))
     if sds is None or lmc is None:
         return
-    detail, hits = _of(statistics.detail), _hits(findings)
-    left = lambda images: findings.by.distance(images.images, images.sources)  # noqa: E731
-    yield Claim("Edits by LMC-SDS are sharper, each at its best ω", f"detail, {lmc.name} − {sds.name}", _difference(detail, lmc, sds))
-    yield Claim("… and show the prompt more often", f"R-precision, {lmc.name} − {sds.name}", _difference(hits, lmc, sds))
-    yield Claim("… and keep more of the source", f"{findings.by.distance.name}, {sds.name} − {lmc.name}", _difference(left, sds, lmc))
+    detail, hits, moved = _of(statistics.detail), _hits(findings), _moved(findings)
+    yield Claim("Edits by LMC-SDS are sharper, each at its best ω", f"detail, {lmc.name} − {sds.name}", _gain(detail, lmc, sds))
+    yield Claim("… and show the prompt more often", f"R-precision, {lmc.name} − {sds.name}", _gain(hits, lmc, sds))
+    yield Claim("… and keep more of the source", f"{findings.by.distance.name}, {sds.name} − {lmc.name}", _gain(moved, sds, lmc))
 
 
 def _translation_claims(findings: Findings) -> Iterator[Claim]:
     sets = {method: images for (task, method), images in findings.sets.items() if task == "translation"}
     if not {"lmc", "sds"} <= sets.keys():
         return
-    hits = _hits(findings)
-    kept = lambda images: findings.by.distance(images.images, images.sources)  # noqa: E731
+    hits, moved = _hits(findings), _moved(findings)
     scores = {method: hits(images) for method, images in sets.items()}
     best = max((m for m in sets if m != "lmc"), key=lambda m: scores[m].mean().item())
     groups = [source.numpy().tobytes() for source in sets["lmc"].sources]  # every source has an image for each target
     pair = lambda value, a, b: bootstrap.difference(value(sets[a]).numpy(), value(sets[b]).numpy(), groups)  # noqa: E731
     yield Claim("Translation by LMC-SDS has the highest R-precision", f"LMC-SDS − {LABELS[best]}, the best other",
                 pair(hits, "lmc", best))
-    yield Claim("… and keeps more of the input than SDS", f"{findings.by.distance.name}, SDS − LMC-SDS", pair(kept, "sds", "lmc"))
+    yield Claim("… and keeps more of the input than SDS", f"{findings.by.distance.name}, SDS − LMC-SDS", pair(moved, "sds", "lmc"))
 
 
-def _difference(value: Callable[[ImageSet], Tensor], a: ImageSet, b: ImageSet) -> Estimate:
+def _gain(value: Callable[[ImageSet], Tensor], a: ImageSet, b: ImageSet) -> Estimate:
     """Mean over the captions of how much more of a value a has than b, with its interval."""
     return compare(per_caption(a, value), per_caption(b, value))
 
@@ -153,6 +151,11 @@ def _difference(value: Callable[[ImageSet], Tensor], a: ImageSet, b: ImageSet) -
 def _hits(findings: Findings) -> Callable[[ImageSet], Tensor]:
     """Whether each image is filed under its own prompt."""
     return lambda images: metrics.r_precision(*_similarity(images, findings.by))
+
+
+def _moved(findings: Findings) -> Callable[[ImageSet], Tensor]:
+    """How far each image has gone from its source."""
+    return lambda images: findings.by.distance(images.images, images.sources)
 
 
 def _of(statistic: Callable[[Tensor], Tensor]) -> Callable[[ImageSet], Tensor]:
