@@ -49,8 +49,10 @@ VARIANTS: dict[str, list[str]] = {
     "x̂ not clipped": ["--no-clip-x-hat"],
     "seed 1": ["--seed", "1"],  # of the held-out images, too
     "unet, seed 1": ["--kind", "unet", "--seed", "1"],
+    "unet, width 32": ["--kind", "unet", "--width", "32"],
     "width 8": ["--width", "8"],
     "width 16": ["--width", "16"],
+    "width 32": ["--width", "32"],
     "width 64": ["--width", "64"],
 }
 
