@@ -63,13 +63,16 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """What a result must have been made with to count as this run's: weights, and the configuration that the YAML and
         the overrides come to, but for what is varied."""
-        content = OmegaConf.merge(OmegaConf.load(self.config), OmegaConf.from_dotlist(list(self.overrides)))
+        words = [*self.overrides, *(f"{key}={value}" for key, value in self.varied)]
+        content = OmegaConf.merge(OmegaConf.load(self.config), OmegaConf.from_dotlist(words))
+        guidance = content.system.guidance
+        codes = {"weights_code": _weights_code(ROOT / str(guidance.pretrained_model_name_or_path))}
+        if guidance.get("corrective"):  # not the one beside the model
+            codes["corrective_code"] = _weights_code(ROOT / guidance.corrective)
         for key, _ in self.varied:
             OmegaConf.update(content, key, None, force_add=True)
         plain = OmegaConf.to_container(content)  # interpolations as they are written
-        code = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
-        model = str(OmegaConf.select(content, "system.guidance.pretrained_model_name_or_path"))
-        return {"config_code": code, "weights_code": _weights_code(ROOT / model)}
+        return {"config_code": hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12], **codes}
 
     @property
     def result(self) -> Path:
@@ -88,8 +91,10 @@ def views_of(folder: Path) -> Path:
 
 @functools.lru_cache
 def _weights_code(model: Path) -> str:
-    """What tells the weights that a run is made with from others; a model of a hub is told by its name alone."""
-    parts = [path for name in ("", "unet", "text_encoder") for path in sorted((model / name).glob("*.safetensors"))]
+    """What tells the weights that a run is made with, in a folder or a file, from others; those of a hub are told by
+    their name alone."""
+    folders = (model / name for name in ("", "unet", "text_encoder"))
+    parts = [model] if model.is_file() else [path for folder in folders for path in sorted(folder.glob("*.safetensors"))]
     code = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in parts))
     return code.hexdigest()[:12] if parts else model.name
 
@@ -150,8 +155,8 @@ def refuse_mixture(runs: Sequence[Run]) -> None:
 def _other(key: str, run: Run, told: dict[str, Any]) -> str:
     """What the result of a run was made with instead, in words; the same overrides on another YAML come to another
     configuration, too."""
-    if key == "weights_code":
-        return "other weights of the diffusion model or its corrective"
+    if key != "config_code":
+        return f"other weights of the {'corrective' if key == 'corrective_code' else 'diffusion model or its corrective'}"
     theirs, mine = (" ".join(overrides) or "none" for overrides in (told.get("overrides", ()), run.overrides))
     return f"the overrides {theirs}, not {mine}" if theirs != mine else f"another {run.config.name} than the one of today"
 

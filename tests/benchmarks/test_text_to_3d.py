@@ -292,6 +292,22 @@ def test_other_weights_are_other_settings(options, tmp_path, monkeypatch):
     assert len(codes) == 2
 
 
+def test_another_corrective_under_the_same_name_is_another_setting(options, tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "ROOT", tmp_path)
+    plain, file = bench.plan(options)[0], tmp_path / "b.safetensors"
+    run = dataclasses.replace(plain, varied=(*plain.varied, ("system.guidance.corrective", "b.safetensors")))
+    assert "corrective_code" not in plain.settings()
+    for content in (b"one", b"two"):
+        trials._weights_code.cache_clear()
+        file.write_bytes(content)
+        if content == b"one":
+            fake_result(run, **run.settings())
+        else:
+            with pytest.raises(SystemExit, match="was made with other weights of the corrective; name another --out"):
+                trials.refuse_mixture([run])
+    trials._weights_code.cache_clear()
+
+
 def test_pairs_are_compared_over_what_both_have(options):
     options.seeds = 2
     for i, run in enumerate(bench.plan(options)):
