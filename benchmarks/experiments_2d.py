@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Literal, NamedTuple, Sequence
+from typing import Literal, Sequence, get_args
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
@@ -24,34 +24,17 @@ sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
 import torch  # noqa: E402
 import tyro  # noqa: E402
 
+from benchmarks import cells_2d as cells  # noqa: E402
 from benchmarks import experiments_2d_page as page  # noqa: E402
+from benchmarks.cells_2d import Bench, Cell  # noqa: E402
 from benchmarks.processes_2d import share_out  # noqa: E402
-from benchmarks.things_2d import source_image, source_of, test_things, tuning_things  # noqa: E402
-from imaging import methods, metrics, perceptual, samples, sources, translation  # noqa: E402
-from imaging.console import Interrupted, run_tool  # noqa: E402
-from imaging.judge import Judge  # noqa: E402
-from imaging.options import ModelOptions, settings  # noqa: E402
-from imaging.session import Session  # noqa: E402
-from imaging.synthesis import GREY, Job, Optimisation, Recipe  # noqa: E402
-from imaging.translator import Translator, TranslatorSpec, load_translator, save_translator, translate  # noqa: E402
+from imaging import methods, metrics, translation  # noqa: E402
+from imaging.console import run_tool  # noqa: E402
+from imaging.options import ModelOptions  # noqa: E402
 from lmc_guidance import UserError  # noqa: E402
-from toybox import patterns  # noqa: E402
-from toybox.captions import THINGS, Thing  # noqa: E402
 
-GRID = {
-    "sds": (0.0, 1.0, 3.0, 10.0, 30.0, 100.0),
-    "ms-sds": (0.0, 1.0, 3.0, 10.0, 30.0, 100.0),
-    "nfsd": (1.0, 3.0, 7.5, 15.0, 30.0),
-    "dds": (1.0, 3.0, 7.5, 15.0, 30.0),
-    "cond": (1.0,),  # under Adam its size has no effect
-    "lmc": (0.0, 0.3, 1.0, 3.0, 10.0, 30.0),
-}
 Task = Literal["synthesis", "editing", "translation", "diversity"]
-TRANSLATION_SOURCE = "toybox:plain cube"
-TRANSLATION_SHOWN = "a {color} cube"
-TRANSLATION_TARGETS = tuple(f"a {{color}} {pattern} cube" for pattern in patterns.NAMES[1:])
 DIVERSITY = {"sds": "all", "lmc": "lmc"}  # method → the terms in which its ε is fixed
-EDIT_RATE, EDIT_WHOLE = 0.5, 0.4  # the learning rate of an edit, as a share of synthesis's; see Recipe.whole_share
 
 
 @dataclasses.dataclass
@@ -105,10 +88,16 @@ class Options(ModelOptions):
     page: bool = True
     """Whether to write a page. Without one only the cells of the methods are made, not those that single claims need."""
 
-    def known_omega(self, task: Task, method: str) -> float | None:
-        """ω of a method by --tuned; `UserError` for a name in it that is not one of a task that tunes and a method."""
-        if alien := self.tuned.keys() - {f"{task}:{method}" for task in ("synthesis", "editing") for method in GRID}:
+    def check(self) -> None:
+        """`UserError` for a name in --tuned that is not one of a task that tunes and a method, or in --skip of none at all."""
+        names = {task: {f"{task}:{method}" for method in cells.GRID} for task in get_args(Task)}
+        if alien := self.tuned.keys() - names["synthesis"] - names["editing"]:
             raise UserError(f"--tuned {min(alien)}: name synthesis or editing and a method, such as editing:sds 3")
+        if alien := set(self.skip).difference(*names.values()):
+            raise UserError(f"--skip {min(alien)}: name a task and a method, such as editing:ms-sds")
+
+    def known_omega(self, task: Task, method: str) -> float | None:
+        """ω of a method by --tuned."""
         return self.tuned.get(f"{task}:{method}")
 
     def methods_of(self, task: Task) -> list[str]:
@@ -117,110 +106,6 @@ class Options(ModelOptions):
             return []
         alien = {"synthesis": {"dds"}, "diversity": methods.LABELS.keys() - DIVERSITY.keys()}.get(task, set())
         return [method for method in self.methods if method not in alien and f"{task}:{method}" not in self.skip]
-
-
-class Cell(NamedTuple):
-    """One method at one or more ω on some prompts: the unit of work and of resuming."""
-
-    task: str
-    method: str
-    omegas: tuple[float, ...]
-    things: tuple[Thing, ...]
-    seeds: tuple[int, ...]
-    fixed: str = "none"
-
-    @property
-    def name(self) -> str:
-        omegas = "_".join(f"{omega:g}" for omega in self.omegas)
-        return f"{self.task}/{self.method}-{omegas}-{self.fixed}-{len(self.things)}x{len(self.seeds)}"
-
-    @property
-    def jobs(self) -> list[Job]:
-        """Those of the first ω, then those of the next."""
-        own = self.omegas if len(self.omegas) > 1 else (None,)
-        return [Job(thing.caption, seed, omega) for omega in own for thing in self.things for seed in self.seeds]
-
-
-class Bench:
-    """The models, and how a cell is run and measured."""
-
-    def __init__(self, options: Options) -> None:
-        self.options, self.model = options, options.load_model()
-        judge = Judge(options.judge, self.model.device)
-        distance = perceptual.JudgeDistance(judge) if options.lpips == "auto" else perceptual.LPIPS.load(Path(options.lpips))
-        self.by = metrics.Yardstick(judge, distance, [thing.caption for thing in THINGS])
-        self.test = test_things(options.prompts)
-        self.tuning = tuning_things(options.tuning_prompts, self.test)
-
-    def with_samples(self, things: Sequence[Thing]) -> metrics.Yardstick:
-        """The yardstick with the diffusion model's own samples of these prompts."""
-        jobs = [Job(thing.caption, seed) for thing in things for seed in range(max(1, self.options.samples))]
-        images = samples.cached(self.model, jobs, self.options.out)
-        own = metrics.ImageSet("diffusion samples", images, [job.prompt for job in jobs])
-        return dataclasses.replace(self.by, samples=own)
-
-    def run(self, cell: Cell) -> list[metrics.ImageSet]:
-        """Make the images of a cell, or read them if they are made; a set for each ω."""
-        side, editing = self.model.image_size, cell.task.startswith("editing")
-        recipe = Recipe(cell.omegas[0], self.options.steps, self.options.learning_rate,
-                        fixed_noise=cell.fixed, noise_mix=0.5 if cell.fixed == "lmc" else 0.0)
-        if editing:
-            recipe = dataclasses.replace(recipe, learning_rate=EDIT_RATE * recipe.learning_rate, whole_share=EDIT_WHOLE)
-        origin = {thing.caption: self._origin(thing, i, cell) for i, thing in enumerate(cell.things)} if editing else {}
-        distillation = methods.build(cell.method, self.model, self.options.corrective, "")
-        grey = torch.full((3, side, side), GREY)
-
-        def make(jobs: Sequence[Job]) -> Optimisation:
-            if cell.method == "dds":
-                distillation.source = torch.cat([self.model.embed([origin[job.prompt].caption]) for job in jobs])
-            start = [source_image(origin[job.prompt], side) if editing else grey for job in jobs]
-            return Optimisation(distillation, recipe, jobs, torch.stack(start))
-
-        described = settings(distillation, recipe, cell.method, task=cell.task)
-        session = Session(self.options.out / cell.name, described, cell.jobs, self.options.batch_size, film=False)
-        session.open()
-        images = session.run(make)
-        captions = [thing.caption for thing in cell.things for _ in cell.seeds]
-        starts = torch.stack([source_image(origin[caption], side) for caption in captions]) if editing else None
-        return [metrics.ImageSet(page.label(cell.method, omega), part, captions, starts)
-                for omega, part in zip(cell.omegas, images.split(len(captions)))]
-
-    def _origin(self, thing: Thing, number: int, cell: Cell) -> Thing:
-        return thing if cell.task == "editing-own" else source_of(thing, number)
-
-    def tune(self, task: str, method: str) -> tuple[float, metrics.ImageSet, list[dict]]:
-        """The best ω of the grid, its images, and a row for every point. Best: CLIP score, which tells more than the hits
-        of so few prompts."""
-        sets = self.run(Cell(f"{task}-tuning", method, GRID[method], self.tuning, (0,)))
-        rows = [{"set": "", "ω": omega} | metrics.measure(images, self.by) | {"set": methods.LABELS[method]}
-                for omega, images in zip(GRID[method], sets)]
-        best, images = max(zip(rows, sets), key=lambda pair: pair[0]["CLIP score"].value)
-        return best["ω"], images, rows
-
-    def translator(self, method: str, omega: float) -> list[metrics.ImageSet]:
-        """Train a translator with a method, or read it, and translate the held-out images to every target."""
-        options, size = self.options, self.model.image_size
-        data = sources.load(TRANSLATION_SOURCE, size, options.translator_images)
-        width, recipe = options.translator_width, translation.TranslationRecipe(omega, options.translator_steps)
-        folder = options.out / "translation" / f"{method}-{omega:g}-{recipe.steps}-{options.translator_images}-{width}"
-        distillation = methods.build(method, self.model, options.corrective, TRANSLATION_SHOWN)
-        spec = TranslatorSpec(TRANSLATION_TARGETS, size, width, max_width=8 * width)
-        translation.open_run(folder, settings(distillation, recipe, method, network=dataclasses.asdict(spec)))
-        if not (folder / "translator.safetensors").is_file():
-            torch.manual_seed(0)
-            network = Translator(spec)
-            module = translation.Translation(network, distillation, data, recipe, TRANSLATION_SHOWN)
-            if not translation.train(module, folder, device=self.model.device):
-                raise Interrupted("stopped while training a translator; the same command goes on from there")
-            save_translator(folder / "translator.safetensors", network, {"method": method, "omega": omega})
-        network, _ = load_translator(folder / "translator.safetensors", self.model.device)
-        return [_translated(network, data, target, method, omega) for target in range(len(TRANSLATION_TARGETS))]
-
-
-def _translated(network: Translator, data: sources.Sources, target: int, method: str, omega: float) -> metrics.ImageSet:
-    captions = [sources.fill(TRANSLATION_TARGETS[target], data.attributes[i]) for i in data.held_out_index]
-    images = translate(network, data.held_out, target)
-    return metrics.ImageSet(page.label(method, omega), images, captions, data.held_out, seeds=False)
 
 
 def _join(sets: Sequence[metrics.ImageSet]) -> metrics.ImageSet:
@@ -251,7 +136,7 @@ def run_claims(bench: Bench, findings: page.Findings) -> None:
     """Further cells that single claims need: proj alone, SDS at both ends of its grid, LMC-SDS at tenths of SDS's ω."""
     seeds = tuple(range(bench.options.seeds))
     cell = lambda task, method, omega: bench.run(Cell(task, method, (omega,), bench.test, seeds))[0]  # noqa: E731
-    synthesis = {"sds low": ("sds", min(w for w in GRID["sds"] if w > 0)), "sds high": ("sds", max(GRID["sds"])),
+    synthesis = {"sds low": ("sds", min(w for w in cells.GRID["sds"] if w > 0)), "sds high": ("sds", max(cells.GRID["sds"])),
                  "lmc tenth": ("lmc", methods.CUSTOMARY_OMEGA["sds"] / 10),
                  "lmc tenth of best": ("lmc", findings.omega["synthesis", "sds"] / 10)}
     shown = [cell("synthesis", *method_and_omega) for method_and_omega in synthesis.values()]
@@ -276,6 +161,7 @@ def run_diversity(bench: Bench, findings: page.Findings) -> None:
 
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
+    options.check()
     translation.quiet_engine()
     bench = Bench(options)
     if options.workers > 1:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from benchmarks import cells_2d as cells
 from benchmarks import experiments_2d as bench
 from benchmarks import experiments_2d_page as page
 from benchmarks import processes_2d
@@ -29,23 +30,23 @@ def models(tmp_path_factory):
 
 
 def test_prompts_are_distinct_and_a_third_is_held_out():
-    test = bench.test_things(24)
-    tuning = bench.tuning_things(6, test)
+    test = cells.test_things(24)
+    tuning = cells.tuning_things(6, test)
     assert len(set(test)) == 24 and sum(thing.held_out for thing in test) == 8
     assert len(set(tuning)) == 6 and not set(test) & set(tuning) and not any(thing.held_out for thing in tuning)
     assert len({thing.shape for thing in test}) >= 8 and len({thing.color for thing in test}) == 8
 
 
 def test_sources_differ_in_one_word_each():
-    for number, thing in enumerate(bench.test_things(24)):
-        origin = bench.source_of(thing, number)
+    for number, thing in enumerate(cells.test_things(24)):
+        origin = cells.source_of(thing, number)
         assert sum(a != b for a, b in zip(origin, thing)) == 1
-    assert bench.source_image(origin, 16).shape == (3, 16, 16)
+    assert cells.source_image(origin, 16).shape == (3, 16, 16)
 
 
 def test_the_sweep_writes_its_page_and_repeats_nothing(models, tmp_path, monkeypatch):
     model, judge = models
-    monkeypatch.setattr(bench, "GRID", {name: grid[:1] for name, grid in bench.GRID.items()} | {"sds": (1.0, 5.0)})
+    monkeypatch.setattr(cells, "GRID", {name: grid[:1] for name, grid in cells.GRID.items()} | {"sds": (1.0, 5.0)})
     arguments = ["--model", model, "--judge", judge, "--out", tmp_path / "out", "--docs", tmp_path / "docs" / "e.md"]
     arguments += ["--prompts", 3, "--tuning-prompts", 1, "--seeds", 2, "--steps", 2, "--translator-steps", 2, "--samples", 1]
     arguments += ["--translator-images", 20, "--translator-width", 4, "--diversity-prompts", 1, "--methods", "sds", "cond", "dds", "lmc"]
@@ -73,13 +74,13 @@ def test_a_process_for_each_method_makes_its_cells_and_no_page(models, tmp_path,
     options = bench.tyro.cli(bench.Options)
     halves = [words[words.index("--no-page") + 1:] for words in processes_2d.commands(options)]
     assert halves == [["--methods", m, "--tasks", t] for m, t in (("sds", "synthesis"), ("sds", "editing"), ("dds", "editing"))]
-    bench.Bench(options).with_samples(bench.test_things(3))
+    bench.Bench(options).with_samples(cells.test_things(3))
     everything = processes_2d.commands(dataclasses.replace(options, tasks=("synthesis", "editing", "translation", "diversity")))
     assert [words[words.index("--no-page") + 4:] for words in everything] == [
         ["synthesis", "diversity"], ["editing", "translation"], ["editing", "translation"]]
     bench.share_out(options)
-    cells = {path.parent.parent.name for path in options.out.glob("*/*/run.json")}
-    assert cells == {"synthesis-tuning", "synthesis", "editing-tuning", "editing"}
+    tasks = {path.parent.parent.name for path in options.out.glob("*/*/run.json")}
+    assert tasks == {"synthesis-tuning", "synthesis", "editing-tuning", "editing"}
     assert {path.parent.name.split("-")[0] for path in options.out.glob("editing/*/run.json")} == {"sds", "dds"}
     assert not list(tmp_path.glob("**/*.md")) and len(list(options.out.glob("worker-*.txt"))) == 3
 
@@ -125,7 +126,7 @@ def test_without_a_test_the_tuning_prompts_are_shown(models, tmp_path, monkeypat
     monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
     bench.main()
     text = (tmp_path / "docs" / "e.md").read_text()
-    assert text.count("| SDS ") == 1 + len(bench.GRID["sds"]) and "2 prompts, one seed each, on which" in text
+    assert text.count("| SDS ") == 1 + len(cells.GRID["sds"]) and "2 prompts, one seed each, on which" in text
     assert {path.parent.parent.name for path in (tmp_path / "out").glob("*/*/run.json")} == {"editing-tuning"}
 
 
@@ -150,7 +151,13 @@ def test_an_omega_that_was_found_before_is_not_sought_again(models, tmp_path, mo
 @pytest.mark.parametrize("name", ["editing:lcm", "translation:sds", "sds"])
 def test_an_omega_of_nothing_that_is_tuned_is_refused(name):
     with pytest.raises(bench.UserError, match=f"--tuned {name}: name synthesis or editing and a method"):
-        bench.Options(tuned={"editing:sds": 3.0, name: 3.0}).known_omega("editing", "sds")
+        bench.Options(tuned={"editing:sds": 3.0, name: 3.0}).check()
+
+
+def test_a_cell_to_leave_out_must_be_one():
+    bench.Options(skip=("editing:ms-sds", "diversity:sds")).check()
+    with pytest.raises(bench.UserError, match="--skip edting:sds: name a task and a method"):
+        bench.Options(skip=("edting:sds",)).check()
 
 
 def test_a_verdict_follows_from_the_interval():
