@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import itertools
 import logging
 import shlex
 import shutil
@@ -26,22 +27,26 @@ from ministudio.utils import callbacks
 from ministudio.utils.config import (
     ConfigError,
     ExperimentConfig,
+    check_keys,
     config_to_primitive,
     dump_config,
     merge_config,
     resolve_config,
+    whole,
     within,
 )
-from ministudio.utils.errors import Interrupted, UserError, did_you_mean, is_user_error
-from ministudio.utils.misc import first_line, get_rank, load_checkpoint, set_device
+from ministudio.utils.errors import Interrupted, UserError, is_user_error
+from ministudio.utils.misc import first_line, get_rank, set_device
 from ministudio.utils.plugins import load_plugins
 from ministudio.utils.progress import ProgressReport
+from ministudio.utils.weights import first_difference, load_checkpoint
 
 _CONFIG = "configs/config.yaml"  # of a trial: as given, so that what depends on trainer.max_steps still does
-_SET_HERE = ("callbacks", "inference_mode", "logger", "plugins")  # options of Lightning's Trainer
+_SET_HERE = ("accelerator", "callbacks", "devices", "inference_mode", "logger", "plugins")  # options of Lightning's Trainer
 
 # what the operating system says when the place to write to is the problem, not the program
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EFBIG}
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EFBIG,
+                errno.ENAMETOOLONG, errno.EIO}
 
 
 def launch(args: argparse.Namespace, overrides: Sequence[str], root: Path, began: float | None = None) -> int:
@@ -117,8 +122,10 @@ class Run:
         with within("data"):
             self.data = _find("data_type", self.cfg.data_type)(self.cfg.data)
         self.system = _find("system_type", self.cfg.system_type)(self.cfg.system, resumed=self.cfg.resume is not None)
-        self.system.set_save_dir(str(self.folder / "save"))
         self._check_resume()
+        if self.mode == "train" and self.cfg.timestamp and not self.given.get("timestamp"):
+            self._claim_folder()
+        self.system.set_save_dir(str(self.folder / "save"))
         self.trainer = self._trainer(stop)
 
     @property
@@ -131,6 +138,13 @@ class Run:
         steps = self.cfg.trainer.get("max_steps", -1)
         if self.mode == "train" and (steps is None or steps < 1):
             raise UserError("trainer.max_steps is missing: say how long to train, for example trainer.max_steps=400")
+        whole("seed", self.cfg.seed, at_least=0)
+        if self.cfg.seed + get_rank() >= 2**32:
+            raise ConfigError("seed", f"must be below 2^32, not {self.cfg.seed}")
+        if self.cfg.trainer.get("val_check_interval") == 0:
+            raise ConfigError("trainer.val_check_interval", "must be above 0; to leave validation out set trainer.limit_val_batches=0")
+        if (self.cfg.system.get("loggers") or {}).get("wandb", {}).get("enable"):
+            raise ConfigError("system.loggers.wandb.enable", "is not supported here yet: set it to false; the trial has tb_logs and csv_logs")
         starts = [self.cfg.resume, self.cfg.system.get("weights"), (self.cfg.system.get("geometry") or {}).get("weights")]
         if self.mode != "train" and not any(starts):
             raise UserError(f"--{self.mode} needs a trained model: add resume=TRIAL/ckpts/last.ckpt")
@@ -140,16 +154,21 @@ class Run:
         if self.cfg.resume is None:
             return
         checkpoint = load_checkpoint(self.cfg.resume)
-        mine, saved = self.system.state_dict(), checkpoint["state_dict"]
-        for name in sorted(mine.keys() | saved.keys()):
-            shapes = [tuple(state[name].shape) if name in state else "absent" for state in (saved, mine)]
-            if shapes[0] != shapes[1]:
-                raise UserError(
-                    f"{self.cfg.resume} is of another model: {name} is {shapes[0]} there and {shapes[1]} here; "
-                    "use the run's own configs/config.yaml"
-                )
+        if difference := first_difference(checkpoint["state_dict"], self.system.state_dict()):
+            raise UserError(f"{self.cfg.resume} is of another model: {difference}; use the run's own configs/config.yaml")
         if self.mode != "train":
             self.system.set_resume_status(checkpoint["epoch"], checkpoint["global_step"])
+
+    def _claim_folder(self) -> None:
+        """A new run has a folder of its own: of several that begin in one second all but one get a number."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        stamp, name = self.cfg.timestamp, self.cfg.trial_name
+        for n in itertools.count(2):
+            try:
+                return self.folder.mkdir()
+            except FileExistsError:
+                self.cfg.timestamp, self.cfg.trial_name = f"{stamp}-{n}", f"{name}-{n}"
+                self.cfg.trial_dir = str(self.folder.parent / self.cfg.trial_name)
 
     # --- the trainer -----------------------------------------------------------------------------
 
@@ -172,7 +191,7 @@ class Run:
 
     def _training_callbacks(self, io: callbacks.AtomicCheckpointIO) -> list[pl.Callback]:
         folder = str(self.folder / "ckpts")
-        options = {"save_last": True, **_known_options(self.cfg.checkpoint, ModelCheckpoint, "checkpoint", ["dirpath"])}
+        options = {"save_last": True, **_known_options(self.cfg.checkpoint, ModelCheckpoint, "checkpoint", ["dirpath", "enable_version_counter"])}
         options |= {"dirpath": folder, "enable_version_counter": False}
         return [
             callbacks.RandomState(),
@@ -241,11 +260,10 @@ def _find(key: str, name: str) -> type:
 def _known_options(block: Any, cls: type, where: str, set_here: Sequence[str]) -> dict[str, Any]:
     """A block of the configuration as arguments of a Lightning class, none of them one that is set here."""
     known = list(signature(cls.__init__).parameters)[1:]
-    for key in block:
-        if key not in known:
-            raise ConfigError(f"{where}.{key}", f"unknown key{did_you_mean(key, known)}")
-        if key in set_here:
-            raise ConfigError(f"{where}.{key}", "is set by the launcher: leave it out")
+    with within(where):
+        check_keys(block, known)
+        if mine := [key for key in set_here if key in block]:
+            raise ConfigError(mine[0], "is set by the launcher: leave it out")
     return config_to_primitive(block)
 
 

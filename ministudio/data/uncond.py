@@ -7,7 +7,7 @@ import math
 import random
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Optional, Tuple
 
 import pytorch_lightning as pl
@@ -174,6 +174,9 @@ class RandomCameraDataModule(pl.LightningDataModule):
 
     def _check_views(self) -> None:
         """A camera in its own target, or an angle that no lens has, gives images of nothing."""
+        for key in (f.name for f in fields(RandomCameraDataModuleConfig) if f.type == "float"):
+            if isinstance(self.cfg[key], ListConfig):
+                raise ConfigError(key, f"must be a single number, not {self.cfg[key]}")
         cfg, most = self.cfg, {"fovy": 180.0, "distance": math.inf}
         for key, kind in (("camera_distance_range", "distance"), ("light_distance_range", "distance"), ("fovy_range", "fovy"),
                           ("eval_camera_distance", "distance"), ("eval_fovy_deg", "fovy")):

@@ -14,7 +14,7 @@ from ministudio.models.encodings.hash_grid import HashGrid
 from ministudio.models.encodings.progressive import ProgressiveBandFrequency, ProgressiveBandHashGrid
 from ministudio.models.encodings.spherical_harmonics import SphericalHarmonics
 from ministudio.utils.base import Updateable
-from ministudio.utils.config import ConfigError, config_to_primitive, whole
+from ministudio.utils.config import ConfigError, check_keys, config_to_primitive, whole
 from ministudio.utils.errors import did_you_mean
 from ministudio.utils.ops import get_activation
 
@@ -27,6 +27,7 @@ _ENCODINGS = {
     "SphericalHarmonics": SphericalHarmonics,
 }
 _MLPS = ("VanillaMLP", "FullyFusedMLP", "CutlassMLP")
+_MLP_KEYS = ("otype", "activation", "output_activation", "n_neurons", "n_hidden_layers")
 
 
 class CompositeEncoding(nn.Module, Updateable):
@@ -81,12 +82,13 @@ def get_mlp(n_input_dims: int, n_output_dims: int, config: Any) -> VanillaMLP:
     """The network that config["otype"] names; tinycudann's fused ones become a VanillaMLP of their size.
 
     Raises:
-        ConfigError: no such network, or a missing size.
+        ConfigError: no such network, an unknown key, or a missing size.
     """
     config = _primitive(config)
     otype = config.get("otype")
     if otype not in _MLPS:
         raise ConfigError("otype", f'there is no network "{otype}"{did_you_mean(str(otype), _MLPS)}')
+    check_keys(config, _MLP_KEYS)
     for key, least in (("n_neurons", 1), ("n_hidden_layers", 0)):
         if key not in config:
             raise ConfigError(key, "is missing: the network needs it")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import ministudio
-from ministudio.utils import misc
+from ministudio.utils import misc, weights
 from ministudio.utils.base import Updateable, update_end_if_possible, update_if_possible
 from ministudio.utils.config import ConfigError, parse_structured, within
 from ministudio.utils.errors import NotFinite, UserError
@@ -40,6 +40,7 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
             self.cfg = parse_structured(self.Config, cfg)
         self.resumed = resumed
         self._pinned: Optional[tuple[int, int]] = None
+        self._saved_groups: Optional[list[dict[str, Any]]] = None  # of a checkpoint's optimiser
         self.configure()
         if self.cfg.weights is not None:
             self._load_weights(self.cfg.weights)
@@ -52,7 +53,8 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
         """Runs after the weights are loaded. For a subclass to override."""
 
     def _load_weights(self, path: str) -> None:
-        state, epoch, step = misc.load_module_weights(path, None, self.cfg.weights_ignore_modules)
+        with within("system"):
+            state, epoch, step = weights.load_modules(path, self.state_dict(), self.cfg.weights_ignore_modules or [])
         self.load_state_dict(state, strict=False)
         self.do_update_step(epoch, step, on_load_weights=True)
 
@@ -75,10 +77,27 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
     def configure_optimizers(self) -> Any:
         with within("system.optimizer"):
             optimizer = parse_optimizer(self.cfg.optimizer, self)
+        if self._saved_groups is not None:
+            self._check_optimizer(optimizer)
+        self._configured = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
         if self.cfg.scheduler is None:
             return optimizer
         with within("system.scheduler"):
             return {"optimizer": optimizer, "lr_scheduler": parse_scheduler(self.cfg.scheduler, optimizer)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what a checkpoint says of the optimiser; its schedule is not wanted, see `_replay_schedules`."""
+        optimizers = checkpoint.get("optimizer_states") or []
+        self._saved_groups = optimizers[0]["param_groups"] if optimizers else None
+        checkpoint["lr_schedulers"] = []
+
+    def _check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """`ConfigError` if the state of the checkpoint's optimiser is none for this one."""
+        kinds = [[(len(group["params"]), sorted(group.keys() - {"initial_lr"})) for group in groups]
+                 for groups in (self._saved_groups, optimizer.param_groups)]
+        if kinds[0] != kinds[1]:
+            raise ConfigError("system.optimizer", "is another one than the checkpoint's: resume with the run's own "
+                              "configs/config.yaml, or begin anew from its model with system.weights instead of resume")
 
     # --- schedules -------------------------------------------------------------------------------
 
@@ -88,7 +107,13 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
     def on_train_start(self) -> None:
         self._update_train_dataset()
         if self.resumed:
+            self._configure_again()
             self._replay_schedules()
+
+    def _configure_again(self) -> None:
+        """Rates and the like are those of this run's configuration; the checkpoint brings those of its own."""
+        for group, configured in zip(self.trainer.optimizers[0].param_groups, self._configured):
+            group.update(configured, initial_lr=configured["lr"])
 
     def _replay_schedules(self) -> None:
         """A run that continues for longer follows its own schedule, not the finished one of the checkpoint."""

@@ -9,7 +9,8 @@ from torch import Tensor
 
 import ministudio
 from ministudio.systems.base import BaseLift3DSystem
-from ministudio.utils.config import ConfigError
+from ministudio.utils.config import ConfigError, check_keys, within
+from ministudio.utils.errors import did_you_mean
 from ministudio.utils.ops import binary_cross_entropy, dot
 
 
@@ -51,6 +52,12 @@ class DreamFusion(BaseLift3DSystem):
         freq: dict = field(default_factory=dict)  # guidance_eval: steps from one picture of the guidance to the next; 0: none
 
     cfg: Config
+    _told = False
+
+    def configure(self) -> None:
+        super().configure()
+        with within("system.freq"):
+            check_keys(self.cfg.freq, ("guidance_eval",))
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         return self.renderer(**batch)
@@ -62,7 +69,15 @@ class DreamFusion(BaseLift3DSystem):
         guided = self.guidance(out["comp_rgb"], self.prompt_utils, **batch, rgb_as_latents=False, guidance_eval=shown)
         self._log_guidance(guided, out["comp_rgb"])
         terms = {name[5:]: value for name, value in guided.items() if name.startswith("loss_")}
+        self._tell_idle({*terms, *REGULARISERS})
         return {"loss": self.weighted_loss({**terms, **self._regularisers(out)})}
+
+    def _tell_idle(self, names: set[str]) -> None:
+        """Once: the weights of losses that there are none of here; a misspelt one would else weigh nothing in silence."""
+        known = {f"lambda_{name}" for name in names}
+        for key in () if self._told else self.cfg.loss.keys() - known:
+            ministudio.warn("system.loss.%s weighs nothing here%s", key, did_you_mean(key, known))
+        self._told = True
 
     def _log_guidance(self, guided: dict[str, Any], comp_rgb: Tensor) -> None:
         for name, value in guided.items():
@@ -78,21 +93,23 @@ class DreamFusion(BaseLift3DSystem):
             raise ConfigError("system.loss.lambda_orient", "needs normals: choose a material that requires them at every step")
         return {name: loss(out) for name, loss in REGULARISERS.items() if weights[name] > 0}
 
-    def _save_view(self, filename: str, out: dict[str, Tensor]) -> None:
-        """Colour, normals (where there are any) and opacity side by side."""
+    def _save_views(self, prefix: str, batch: dict[str, Any]) -> None:
+        """Of each view colour, normals (where there are any) and opacity side by side."""
+        out = self(batch)
         colors = [out[key] for key in ("comp_rgb", "comp_normal") if key in out]
-        row = [{"type": "rgb", "img": image[0]} for image in colors]
-        row.append({"type": "grayscale", "img": out["opacity"][0], "kwargs": {"data_range": (0, 1)}})
-        self.save_image_grid(filename, row)
+        for i, index in enumerate(batch["index"].tolist()):
+            row = [{"type": "rgb", "img": images[i]} for images in colors]
+            row.append({"type": "grayscale", "img": out["opacity"][i], "kwargs": {"data_range": (0, 1)}})
+            self.save_image_grid(f"{prefix}{index}.png", row)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._save_view(f"it{self.true_global_step}-{int(batch['index'][0])}.png", self(batch))
+        self._save_views(f"it{self.true_global_step}-", batch)
 
     def on_test_start(self) -> None:
         self.remove_img_sequence(f"it{self.true_global_step}-test")
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._save_view(f"it{self.true_global_step}-test/{int(batch['index'][0])}.png", self(batch))
+        self._save_views(f"it{self.true_global_step}-test/", batch)
 
     def on_test_epoch_end(self) -> None:
         name = f"it{self.true_global_step}-test"

@@ -9,9 +9,10 @@ from typing import Any, Optional
 import torch
 from torch import nn
 
-from ministudio.utils.config import parse_structured
+from ministudio.utils.config import ConfigError, parse_structured
 from ministudio.utils.errors import UserError
-from ministudio.utils.misc import get_device, load_module_weights
+from ministudio.utils.misc import get_device
+from ministudio.utils.weights import first_difference, load_module_weights
 
 
 class Updateable:
@@ -96,5 +97,7 @@ class BaseModule(nn.Module, Updateable):
         if not path:
             raise UserError(f'weights "{weights}": write FILE:MODULE, for example last.ckpt:geometry')
         state, epoch, step = load_module_weights(path, name, map_location="cpu")
+        if difference := first_difference(state, self.state_dict()):
+            raise ConfigError("weights", f"{name} of {path} is another one: {difference}")
         self.load_state_dict(state)
         self.do_update_step(epoch, step, on_load_weights=True)

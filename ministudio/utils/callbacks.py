@@ -19,8 +19,9 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 import ministudio
 from ministudio.utils.errors import Interrupted, NotFinite
-from ministudio.utils.misc import first_line, load_checkpoint
+from ministudio.utils.misc import first_line
 from ministudio.utils.saving import write_atomically
+from ministudio.utils.weights import load_checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import datetime
@@ -50,6 +50,14 @@ def whole(key: str, value: Any, at_least: float = 1) -> int:
         least = f", at least {at_least}" if math.isfinite(at_least) else ""
         raise ConfigError(key, f"must be a whole number{least}, not {value}")
     return int(value)
+
+
+def check_keys(block: Iterable[Any], known: Iterable[str]) -> None:
+    """`ConfigError` for a key of a block that is not one of those that are read."""
+    known = list(known)
+    for key in block:
+        if key not in known:
+            raise ConfigError(str(key), f"unknown key{did_you_mean(str(key), known)}")
 
 
 def _positive(value: Any) -> bool:
@@ -196,19 +204,26 @@ def _parse_word(word: str) -> DictConfig:
     key, equals, value = word.partition("=")
     if not equals or not key or key.startswith("-"):
         raise UserError(f'cannot understand "{word}": write key=value (launch.py --help lists the options)')
-    if key.rsplit(".", 1)[-1] in _TEXT_FIELDS and value not in ("null", "???"):
-        return OmegaConf.from_dotlist([f"{key}={_quoted(value)}"])
+    text = key.rsplit(".", 1)[-1] in _TEXT_FIELDS and value not in ("null", "???")
     try:
-        return OmegaConf.from_dotlist([word])
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        return OmegaConf.from_dotlist([f"{key}={_quoted(value)}" if text else word])
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeError) as error:
         raise UserError(f"{key}: cannot read the value {value!r}: {' '.join(str(error).split())[:200]}") from None
 
 
 def _quoted(text: str) -> str:
     """YAML for exactly this text; a value that the user quoted for YAML keeps the user's quotes."""
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" and _is_yaml_text(text):
         return text
     return "'" + text.replace("'", "''") + "'"
+
+
+def _is_yaml_text(text: str) -> bool:
+    """Whether it is one text of YAML as a whole, as `"red" and "blue"` is not."""
+    try:
+        return isinstance(yaml.safe_load(text), str)
+    except yaml.YAMLError:
+        return False
 
 
 def _example(key: str) -> str:
@@ -230,10 +245,7 @@ def parse_structured(Config: type, cfg: Any = None) -> Any:
     """
     if not isinstance(cfg, (dict, DictConfig)):
         raise UserError(f"{Config.__qualname__} needs a mapping of keys to values, not {cfg!r}")
-    known = [f.name for f in fields(Config)]
-    for key in cfg:
-        if key not in known:
-            raise ConfigError(str(key), f"unknown key{did_you_mean(str(key), known)}")
+    check_keys(cfg, (f.name for f in fields(Config)))
     hints = get_type_hints(Config)
     for key, value in cfg.items():
         if isinstance(value, (list, tuple, dict, ListConfig, DictConfig)):

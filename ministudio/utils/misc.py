@@ -28,6 +28,8 @@ def set_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f'"{name}" is not a device: use auto, cpu or cuda') from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name}: only auto, cpu and cuda are supported here")
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UserError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
@@ -99,44 +101,6 @@ def _knots(value: list[float]) -> list[tuple[float, float]]:
     if len(value) < 4 or len(value) % 2:
         raise UserError(f"a schedule has 3, 4, 6, 8... numbers [s0, v0, v1, s1, v2, s2, ...], not {value}")
     return [(value[0], value[1])] + [(value[i + 1], value[i]) for i in range(2, len(value), 2)]
-
-
-def load_module_weights(
-    path: str, module_name: str | None = None, ignore_modules: list[str] | None = None, map_location: Any = "cpu"
-) -> tuple[dict[str, torch.Tensor], int, int]:
-    """State dict of a checkpoint, or of one module in it without its prefix; epoch and global step.
-
-    Raises:
-        UserError: no such file, not a checkpoint, or nothing of that module in it.
-    """
-    checkpoint = load_checkpoint(path, map_location)
-    state = checkpoint["state_dict"]
-    if module_name is not None:
-        prefix = module_name + "."
-        state = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
-        if not state:
-            raise UserError(f'{path} holds no weights of "{module_name}"')
-    ignored = tuple(name + "." for name in ignore_modules or [])
-    state = {key: value for key, value in state.items() if not key.startswith(ignored)} if ignored else state
-    return state, checkpoint["epoch"], checkpoint["global_step"]
-
-
-def load_checkpoint(path: str, map_location: Any = "cpu") -> dict[str, Any]:
-    """Read a training checkpoint (tensors and plain values only).
-
-    Raises:
-        UserError: no such file, damaged, or not a checkpoint of a run.
-    """
-    if not os.path.isfile(path):
-        raise UserError(f"there is no checkpoint {path}")
-    try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:  # torch raises a different type for each way in which a file can be bad
-        raise UserError(f"{path} is not a whole checkpoint (truncated or of another kind): {first_line(error)}") from error
-    wanted = {"state_dict", "epoch", "global_step"}
-    if not isinstance(checkpoint, dict) or not wanted <= checkpoint.keys():
-        raise UserError(f"{path} is not a training checkpoint: it lacks {', '.join(sorted(wanted))}")
-    return checkpoint
 
 
 def first_line(error: BaseException) -> str:

@@ -12,8 +12,10 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.optim import Optimizer, lr_scheduler
 
-from ministudio.utils.config import ConfigError, config_to_primitive, whole, within
+from ministudio.utils.config import ConfigError, check_keys, config_to_primitive, whole, within
 from ministudio.utils.errors import did_you_mean
+
+_SCHEDULER = ("name", "args", "schedulers", "milestones")  # keys of a schedule's block
 
 
 def parse_optimizer(cfg: Any, model: nn.Module) -> Optimizer:
@@ -22,10 +24,9 @@ def parse_optimizer(cfg: Any, model: nn.Module) -> Optimizer:
     Raises:
         ConfigError: no such optimiser, module or argument.
     """
-    groups = [
-        {"params": _parameters(model, name), "name": name, **_plain(args)}
-        for name, args in (cfg.get("params") or {}).items()
-    ]
+    check_keys(cfg, ("name", "args", "params"))
+    groups = [{"params": _parameters(model, name), "name": name, **_arguments(f"params.{name}", args)}
+              for name, args in (cfg.get("params") or {}).items()]
     return _build(torch.optim, cfg, groups or list(model.parameters()))
 
 
@@ -42,8 +43,16 @@ def _parameters(model: nn.Module, name: str) -> list[nn.Parameter]:
     return list(thing.parameters()) if isinstance(thing, nn.Module) else []
 
 
+def _arguments(key: str, block: Any) -> dict[str, Any]:
+    """Those of a group of parameters."""
+    if block is not None and not isinstance(block, Mapping):
+        raise ConfigError(key, f"must be a block such as {{lr: 0.01}}, not {block}")
+    return _plain(block)
+
+
 def parse_scheduler(cfg: Any, optimizer: Optimizer) -> dict[str, Any]:
     """Lightning's description of a torch.optim.lr_scheduler class; `interval` is epoch or step."""
+    check_keys(cfg, ("interval", *_SCHEDULER))
     interval = cfg.get("interval", "epoch")
     if interval not in ("epoch", "step"):
         raise ConfigError("interval", f'is epoch or step, not "{interval}"')
@@ -70,6 +79,8 @@ def _scheduler(cfg: Any, optimizer: Optimizer) -> Any:
     if not all(isinstance(block, Mapping) for block in blocks):
         raise ConfigError("schedulers", f"must be a list of {{name, args}}, not {blocks}")
     with within("schedulers"):
+        for block in blocks:
+            check_keys(block, _SCHEDULER)
         parts = [_scheduler(block, optimizer) for block in blocks]
     if name == "ChainedScheduler":
         return lr_scheduler.ChainedScheduler(parts)

@@ -32,7 +32,8 @@ def test_words_override_files_and_name_the_trial():
 
 @pytest.mark.parametrize("word, text", [
     ("a cat, sitting: on a mat", "a cat, sitting: on a mat"), ("12", "12"), ("true", "true"), ("it's {odd}", "it's {odd}"),
-    ('"a: b"', "a: b"), ("", ""), ("# comment", "# comment"),
+    ('"a: b"', "a: b"), ("", ""), ("# comment", "# comment"), ("'a' and 'b'", "'a' and 'b'"),
+    ('"red" cube with "blue"', '"red" cube with "blue"'),
 ])  # fmt: skip
 def test_a_prompt_is_text_whatever_yaml_makes_of_it(word, text):
     assert load(f"system.prompt_processor.prompt={word}", "tag=t").system.prompt_processor.prompt == text
@@ -44,6 +45,8 @@ def test_a_prompt_is_text_whatever_yaml_makes_of_it(word, text):
     (("seed=x",), r"^seed: .*'x'"),
     (("seed={",), r"^seed: cannot read the value '{'"),
     (("seed",), r'^cannot understand "seed": write key=value'),
+    (("system.prompt_processor.negative_prompt=a\x01b",), r"^system.prompt_processor.negative_prompt: cannot read the value 'a.x01b'"),
+    (("system.prompt_processor.negative_prompt=a\udcff",), r"^system.prompt_processor.negative_prompt: cannot read the value"),
     (("--trian",), r'^cannot understand "--trian"'),
     (("trainer=null",), r"^trainer: "),
     (("trainer.max_steps=ten", "a=${sub:${trainer.max_steps},80}"), r"^trainer.max_steps: must be a whole number, not ten$"),

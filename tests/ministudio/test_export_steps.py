@@ -10,7 +10,7 @@ import trimesh
 import ministudio
 from ministudio.models.exporters.bake import bake, rasterize
 from ministudio.models.exporters.simplify import simplify
-from ministudio.models.exporters.unwrap import unwrap
+from ministudio.models.exporters.unwrap import chart_options, pack_options, unwrap
 from ministudio.models.isosurface import extract_mesh
 from ministudio.models.mesh import Mesh
 from ministudio.utils.errors import UserError
@@ -54,7 +54,7 @@ def test_simplify_says_when_the_surface_needs_more(monkeypatch: pytest.MonkeyPat
 
 
 def test_unwrap_keeps_positions_and_covers_each_texel_once(ball_mesh: Mesh) -> None:
-    mesh = unwrap(ball_mesh, 256)
+    mesh = unwrap(ball_mesh, chart_options({}), pack_options(256, {}))
     assert mesh.v_pos is ball_mesh.v_pos and mesh.t_pos_idx is ball_mesh.t_pos_idx
     assert mesh.v_tex.min() >= 0 and mesh.v_tex.max() <= 1
     assert torch.equal(mesh.v_tex_to_pos[mesh.t_tex_idx], mesh.t_pos_idx)
@@ -68,7 +68,14 @@ def test_unwrap_keeps_positions_and_covers_each_texel_once(ball_mesh: Mesh) -> N
 
 def test_unwrap_refuses_an_unknown_option(ball_mesh: Mesh) -> None:
     with pytest.raises(UserError, match="xatlas_chart_options: unknown key max_costs; did you mean max_cost"):
-        unwrap(ball_mesh, 64, {"max_costs": 1.0})
+        chart_options({"max_costs": 1.0})
+    with pytest.raises(UserError, match=r"xatlas_pack_options.padding: must be of type int, not 'abc'"):
+        pack_options(64, {"padding": "abc"})
+
+
+def test_charts_that_fill_several_textures_are_refused(ball_mesh: Mesh) -> None:
+    with pytest.raises(UserError, match=r"xatlas_pack_options: \d+ textures would be needed; lower texels_per_unit"):
+        unwrap(ball_mesh, chart_options({}), pack_options(64, {"texels_per_unit": 200}))
 
 
 def test_rasterize_agrees_with_brute_force() -> None:
@@ -107,7 +114,7 @@ def test_neighbouring_triangles_share_no_gap_and_degenerate_ones_cover_nothing()
 
 
 def test_baked_texture_shows_the_colour_of_the_surface_point(ball_mesh: Mesh) -> None:
-    mesh = unwrap(ball_mesh, 256)
+    mesh = unwrap(ball_mesh, chart_options({}), pack_options(256, {}))
     texture = bake(mesh, lambda p: p * 0.5 + 0.5, 256)  # position as colour
     uv = mesh.v_tex[mesh.t_tex_idx].mean(dim=1).numpy()  # texel at the middle of each triangle
     columns, rows = (uv * 256).astype(int).T
@@ -116,7 +123,7 @@ def test_baked_texture_shows_the_colour_of_the_surface_point(ball_mesh: Mesh) ->
 
 
 def test_gutters_repeat_the_nearest_chart(ball_mesh: Mesh) -> None:
-    mesh = unwrap(ball_mesh, 128)
+    mesh = unwrap(ball_mesh, chart_options({}), pack_options(128, {}))
     texture = bake(mesh, quadrants, 128)
     flat = quadrants(torch.tensor([[1.0, 1, 0], [1, -1, 0], [-1, 1, 0], [-1, -1, 0]])).numpy()
     distance = np.abs(texture[:, :, None] - flat).max(-1).min(-1)

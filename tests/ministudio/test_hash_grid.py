@@ -79,6 +79,8 @@ BAND = {"otype": "ProgressiveBandHashGrid", "start_level": 1, "start_step": 0, "
     ({**BAND, "update_steps": 0}, "^update_steps: must be a whole number, at least 1"),
     ({"otype": "Frequency", "n_frequencies": "x"}, "^n_frequencies: must be"),
     ({"otype": "SphericalHarmonics", "degree": "x"}, "^degree: must be"),
+    ({"otype": "SphericalHarmonics", "degre": 2}, "^degre: unknown key; did you mean degree"),
+    ({"otype": "Frequency", "n_frequency": 2}, "^n_frequency: unknown key; did you mean n_frequencies"),
 ])  # fmt: skip
 def test_a_wrong_value_is_named(config, message):
     with pytest.raises(ConfigError, match=message):
@@ -88,6 +90,8 @@ def test_a_wrong_value_is_named(config, message):
 def test_a_network_without_a_number_is_named():
     with pytest.raises(ConfigError, match="^n_neurons: must be a whole number, at least 1, not many"):
         get_mlp(3, 1, {"otype": "VanillaMLP", "n_neurons": "many", "n_hidden_layers": 1})
+    with pytest.raises(ConfigError, match="^output_activaton: unknown key; did you mean output_activation"):
+        get_mlp(3, 1, {"otype": "VanillaMLP", "n_neurons": 8, "n_hidden_layers": 1, "output_activaton": "none"})
 
 
 def test_the_first_run_on_a_machine_says_that_it_compiles(monkeypatch, tmp_path, caplog):

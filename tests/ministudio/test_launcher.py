@@ -164,6 +164,17 @@ def test_the_stored_configuration_continues_the_trial(run):
     (["trainer.gradient_clip_algorithm=hard"], "trainer: Trainer refuses it: "),
     (["checkpoint.save_top_k=-9"], "checkpoint: ModelCheckpoint refuses it: "),
     (["checkpoint.dirpath=x"], "checkpoint.dirpath: is set by the launcher"),
+    (["trainer.devices=2"], "trainer.devices: is set by the launcher"),
+    (["trainer.val_check_interval=0"], "trainer.val_check_interval: must be above 0; to leave validation out"),
+    (["seed=-1"], "seed: must be a whole number, at least 0, not -1"),
+    (["seed=5000000000"], "seed: must be below 2^32"),
+    (["system.loggers.wandb.enable=true"], "system.loggers.wandb.enable: is not supported here yet"),
+    (["system.freq.guidance_evl=1"], "system.freq.guidance_evl: unknown key; did you mean guidance_eval"),
+    (["system.optimizer.lr=0.5"], "system.optimizer.lr: unknown key; known: args, name, params"),
+    (["system.optimizer.params.geometry=0.01"], "system.optimizer.params.geometry: must be a block such as {lr: 0.01}, not 0.01"),
+    (["system.scheduler={name: LinearLR, intervall: step}"], "system.scheduler.intervall: unknown key; did you mean interval"),
+    (["system.background.color=red"], "system.background.color: must be a list of numbers in [0, 1], not red"),
+    (["data.eval_fovy_deg=[40,70]"], "data.eval_fovy_deg: must be a single number, not [40, 70]"),
     (["data.height=abc"], "data.height: must be a whole number"),
     (["data.camera_distance_range=[0,0]"], "data.camera_distance_range: must be above 0, the lower end first"),
     (["data.fovy_range=[0,200]"], "data.fovy_range: must be above 0 and below 180 degrees"),
@@ -182,6 +193,36 @@ def test_the_stored_configuration_continues_the_trial(run):
 def test_a_mistake_is_one_line(run, capsys, words, message):
     assert run("train", *words) == 1
     assert message in error_line(capsys)
+
+
+def test_a_weight_of_no_loss_is_told(run, capsys):
+    assert run("train", "system.loss.lambda_sparsty=100", "trainer.max_steps=2") == 0
+    assert capsys.readouterr().out.count("warning: system.loss.lambda_sparsty weighs nothing here; did you mean lambda_sparsity") == 1
+
+
+def test_views_that_come_together_are_all_kept(run):
+    assert run("train", "data.eval_batch_size=2", "data.n_val_views=3") == 0
+    for views in ("it12-test", "it12"):
+        names = TRIAL.glob("save/it12-test/*.png" if views == "it12-test" else "save/it12-?.png")
+        assert len(list(names)) == 3
+    together = [imageio.imread(TRIAL / f"save/it12-test/{i}.png") for i in range(3)]
+    assert run("test", f"resume={TRIAL}/ckpts/last.ckpt", "data.eval_batch_size=1") == 0
+    for i, image in enumerate(together):
+        assert (image == imageio.imread(TRIAL / f"save/it12-test/{i}.png")).all()
+
+
+def test_two_runs_of_one_second_have_folders_of_their_own(run, monkeypatch):
+    class Clock:
+        now = staticmethod(lambda: __import__("datetime").datetime(2026, 1, 2, 3, 4, 5))
+
+    monkeypatch.setattr("ministudio.utils.config.datetime", Clock)
+    for _ in range(3):
+        assert run("train", "use_timestamp=true", "trainer.max_steps=1") == 0
+    names = sorted(path.name.partition("@")[2] for path in Path("outputs/ball").iterdir())
+    assert names == ["20260102-030405", "20260102-030405-2", "20260102-030405-3"]
+    again = next(Path("outputs/ball").glob("*-2"))
+    assert run("train", f"resume={again}/ckpts/last.ckpt", "trainer.max_steps=2", config=again / "configs/config.yaml") == 0
+    assert len(list(Path("outputs/ball").iterdir())) == 3
 
 
 def test_a_missing_prompt_is_one_line(run, capsys):

@@ -118,6 +118,15 @@ def _look(size: int = 33):
     return origins, torch.tensor([-1.0, 0.0, 0.0]).expand_as(origins).contiguous(), (y**2 + z**2).sqrt()[None, ..., None]
 
 
+def test_without_pruning_a_loaded_grid_counts_for_nothing():
+    pruned, whole = (_renderer(Ball({}), grid_prune=prune).train() for prune in (True, False))
+    pruned.update_step(0, 0)
+    assert not pruned.estimator.binaries.all()
+    whole.load_state_dict(pruned.state_dict())
+    whole.update_step(0, 1)
+    assert whole.estimator.binaries.all()
+
+
 @pytest.mark.parametrize("prune", [True, False])
 @pytest.mark.parametrize("training", [True, False])
 def test_a_ball_of_constant_density_has_the_closed_form_opacity(prune, training):

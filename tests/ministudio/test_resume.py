@@ -132,5 +132,42 @@ def test_weights_start_a_new_run(run, uninterrupted):
     assert_equal(start, uninterrupted)
 
 
+def test_weights_of_another_model_are_refused(run, uninterrupted, capsys, tmp_path):
+    checkpoint = torch.load(LAST, weights_only=True)
+    state = checkpoint["state_dict"]
+    for name, changed, message in (
+        ("shape", {**state, "geometry.color": torch.zeros(7)}, "geometry of .* is another one: geometry.color is \\(7,\\) there and .* here; leave it out"),
+        ("none", {"stranger.weight": torch.zeros(1)}, "has stranger, and none of geometry"),
+    ):
+        torch.save({**checkpoint, "state_dict": changed}, tmp_path / f"{name}.ckpt")
+        capsys.readouterr()
+        assert run("train", f"system.weights={tmp_path}/{name}.ckpt", "tag=x") == 1
+        said = capsys.readouterr().err
+        assert "Traceback" not in said and re.search("error: system.weights: .*" + message, said)
+    capsys.readouterr()
+    assert run("train", f"system.geometry.weights={tmp_path}/shape.ckpt:geometry", "tag=x") == 1
+    assert "system.geometry.weights: geometry of" in capsys.readouterr().err
+    ignoring = [f"system.weights={tmp_path}/shape.ckpt", "system.weights_ignore_modules=[geometry]"]
+    assert run("train", *ignoring, "tag=x", "trainer.max_steps=1") == 0
+
+
+def test_a_resumed_run_has_the_rates_of_its_own_configuration(run, uninterrupted):
+    for tag, schedule in (("plain", []), ("scheduled", ["system.scheduler={name: ConstantLR, interval: step, args: {factor: 1.0}}"])):
+        words = [f"resume={TRIAL}/ckpts/epoch=0-step=8.ckpt", f"tag={tag}", "system.optimizer.params.geometry.lr=0.0", *schedule]
+        assert run("train", *words) == 0
+        last = load(Path(f"outputs/ball/{tag}/ckpts/last.ckpt"))
+        assert last["optimizer_states"][0]["param_groups"][0]["lr"] == 0.0
+        assert_equal(last["state_dict"], weights(TRIAL / "ckpts/epoch=0-step=8.ckpt"))
+    assert run("train", "resume=outputs/ball/scheduled/ckpts/last.ckpt", "trainer.max_steps=14", "tag=unscheduled") == 0  # and back
+    assert load(Path("outputs/ball/unscheduled/ckpts/last.ckpt"))["optimizer_states"][0]["param_groups"][0]["lr"] == 0.1
+
+
+@pytest.mark.parametrize("change", ["system.optimizer.params.renderer={}", "system.optimizer.name=Adamax"])
+def test_another_optimiser_cannot_go_on(run, uninterrupted, capsys, change):
+    assert run("train", f"resume={TRIAL}/ckpts/epoch=0-step=8.ckpt", "tag=other", change) == 1
+    said = capsys.readouterr().err
+    assert "error: system.optimizer: is another one than the checkpoint's" in said and "Traceback" not in said
+
+
 def test_not_finite_is_a_users_error():
     assert NotFinite.is_user_error

@@ -23,7 +23,10 @@ class SolidColorBackground(BaseBackground):
     cfg: Config
 
     def configure(self) -> None:
-        color = torch.tensor(list(self.cfg.color), dtype=torch.float32)
+        try:
+            color = torch.tensor(list(self.cfg.color), dtype=torch.float32)
+        except (TypeError, ValueError):
+            raise ConfigError("color", f"must be a list of numbers in [0, 1], not {self.cfg.color}") from None
         if color.shape != (self.cfg.n_output_dims,):
             raise ConfigError("color", f"has {len(color)} values, n_output_dims is {self.cfg.n_output_dims}")
         if self.cfg.learned:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ministudio.utils.config import whole
+from ministudio.utils.config import check_keys, whole
 
 
 class Frequency(nn.Module):
@@ -18,6 +18,7 @@ class Frequency(nn.Module):
 
     def __init__(self, n_input_dims: int, config: dict[str, Any]) -> None:
         super().__init__()
+        check_keys(config, ("otype", "include_xyz", "n_frequencies"))
         self.n_frequencies = whole("n_frequencies", config.get("n_frequencies", 12))
         self.n_input_dims, self.n_output_dims = n_input_dims, n_input_dims * 2 * self.n_frequencies
 

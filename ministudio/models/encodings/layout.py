@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ministudio.utils.config import ConfigError, whole
-from ministudio.utils.errors import did_you_mean
+from ministudio.utils.config import ConfigError, check_keys, whole
 
 PRIMES = (1, 2654435761, 805459861)  # of the spatial hash, eq. 4; one per axis
 _ALSO_ACCEPTED = ("otype", "type", "hash", "interpolation", "include_xyz")
@@ -38,9 +37,7 @@ class GridLayout:
             ConfigError: an unknown key, or a value that no grid can have.
         """
         known = [f.name for f in fields(cls)]
-        for key in config:
-            if key not in (*known, *_ALSO_ACCEPTED):
-                raise ConfigError(str(key), f"unknown key of a hash grid{did_you_mean(str(key), known)}")
+        check_keys(config, (*known, *_ALSO_ACCEPTED))
         for key, only in (("type", "Hash"), ("interpolation", "Linear"), ("hash", "CoherentPrime")):
             if config.get(key, only) != only:
                 raise ConfigError(key, f'only "{only}" is supported, not "{config[key]}"')

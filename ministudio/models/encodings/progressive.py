@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ministudio.models.encodings.hash_grid import HashGrid
 from ministudio.utils.base import Updateable
-from ministudio.utils.config import ConfigError, whole
+from ministudio.utils.config import ConfigError, check_keys, whole
 
 
 class ProgressiveBandHashGrid(HashGrid, Updateable):
@@ -42,6 +42,7 @@ class ProgressiveBandFrequency(nn.Module, Updateable):
 
     def __init__(self, n_input_dims: int, config: dict[str, Any]) -> None:
         super().__init__()
+        check_keys(config, ("otype", "include_xyz", "n_frequencies", "n_masking_step"))
         self.n_frequencies = whole("n_frequencies", config.get("n_frequencies", 12))
         self.n_masking_step = whole("n_masking_step", config.get("n_masking_step", 0), at_least=0)
         self.n_input_dims, self.n_output_dims = n_input_dims, n_input_dims * 2 * self.n_frequencies

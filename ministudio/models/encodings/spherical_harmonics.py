@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ministudio.utils.config import ConfigError, whole
+from ministudio.utils.config import ConfigError, check_keys, whole
 
 
 class SphericalHarmonics(nn.Module):
@@ -18,6 +18,7 @@ class SphericalHarmonics(nn.Module):
 
     def __init__(self, n_input_dims: int, config: dict[str, Any]) -> None:
         super().__init__()
+        check_keys(config, ("otype", "include_xyz", "degree"))
         self.degree = whole("degree", config.get("degree", 4))
         if n_input_dims != 3:
             raise ConfigError("otype", f"SphericalHarmonics encodes directions in space, not {n_input_dims} inputs")

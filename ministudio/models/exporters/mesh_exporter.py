@@ -16,7 +16,7 @@ from ministudio.models.exporters import gltf, wavefront
 from ministudio.models.exporters.bake import bake
 from ministudio.models.exporters.base import Exporter, ExporterOutput
 from ministudio.models.exporters.simplify import simplify
-from ministudio.models.exporters.unwrap import unwrap
+from ministudio.models.exporters.unwrap import chart_options, pack_options, unwrap
 from ministudio.models.mesh import Mesh
 from ministudio.utils.config import ConfigError, whole
 from ministudio.utils.errors import UserError
@@ -54,6 +54,7 @@ class MeshExporter(Exporter):
                 raise ConfigError(key, f'is "{self.cfg[key]}": choose {", ".join(choices)}')
         whole("texture_size", self.cfg.texture_size)
         whole("max_faces", self.cfg.max_faces, at_least=0)
+        self._uv_options()  # a mistake in them is told before the training
 
     @torch.no_grad()
     def __call__(self) -> list[ExporterOutput]:
@@ -98,7 +99,10 @@ class MeshExporter(Exporter):
         return {f"{self.cfg.save_name}.obj": text.encode()}
 
     def _unwrapped(self, mesh: Mesh) -> Mesh:
-        return unwrap(mesh, self.cfg.texture_size, self.cfg.xatlas_chart_options, self.cfg.xatlas_pack_options)
+        return unwrap(mesh, *self._uv_options())
+
+    def _uv_options(self) -> tuple:
+        return chart_options(self.cfg.xatlas_chart_options), pack_options(self.cfg.texture_size, self.cfg.xatlas_pack_options)
 
     def _turned(self, mesh: Mesh) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Positions, normals and faces with the file's axes."""

@@ -61,7 +61,9 @@ class NeRFVolumeRenderer(Renderer):
             self.estimator.fill()
 
     def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
-        if self.training and self.cfg.grid_prune and not on_load_weights:
+        if not self.cfg.grid_prune:
+            self.estimator.fill()  # again: a checkpoint brings its own grid
+        elif self.training and not on_load_weights:
             self.estimator.update(global_step, self._density, self.step_size)
 
     def _density(self, points: Tensor) -> Tensor:
