@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Iterable
+from typing import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -59,11 +59,22 @@ class Margins:
     bands: list[tuple[float, float]]  # cycles per pixel
     mean: Tensor  # (T, F) R_b - R_x̂
     sem: Tensor  # (T, F) standard error over images
+    sem_over_t: Tensor  # (F,) of the average over t; an image that was met at several t says so much less
+
+    @classmethod
+    def of(cls, t: list[float], choices: list[tuple[float, float]], each: Tensor, images: Tensor) -> "Margins":
+        """each: (T, N, F), of N images at every t; images: (T, N), which ones, 0 …"""
+        times, n = images.shape
+        mean, unbiased = each.mean(1), n / (n - 1) if n > 1 else math.nan
+        residual = each - mean[:, None]
+        by_image = torch.zeros(int(images.max()) + 1, len(choices)).index_add_(0, images.flatten(), residual.flatten(0, 1))
+        total = (by_image.square().sum(0) * unbiased).sqrt() / (times * n)
+        return cls(t, choices, mean, (residual.square().sum(1) * unbiased).sqrt() / n, total)
 
     @property
     def by_band(self) -> tuple[Tensor, Tensor]:
         """Average over t, and its standard error, (F,): what decides whether a pattern grows."""
-        return self.mean.mean(0), self.sem.square().sum(0).sqrt() / len(self.t)
+        return self.mean.mean(0), self.sem_over_t
 
     @property
     def told(self) -> bool:
@@ -126,47 +137,51 @@ def measure(corrective: Corrective, teacher: Teacher, batches: Iterable[Batch], 
     meets `draws` noises; the cost is (images × turns × draws + 16 × margin_images × margin_times) evaluations of the frozen
     model, roughly.
     """
-    sums, spectra, first = _Sums(bins), None, None
+    sums, spectra, kept, wanted = _Sums(bins), None, [], margin_images * margin_times
     for batch in batches:
-        first = batch if first is None else first
+        kept.append(_part(batch, range(max(0, min(len(batch.positions), wanted - sum(len(k.positions) for k in kept))))))
         for b, mine in _by_bin(batch, bins, turns):
             x, t, x_hats, ys = _answers(corrective, teacher, mine, b, bins, draws)
             spectra = spectra or _Spectra(bins, x.shape, per_channel=teacher.model.space == "latent")
             sums.add(b, x, x_hats, ys)
             spectra.add(b, (t * bins / teacher.model.num_timesteps) % 1, x, x_hats, ys)
-    margins = gain_margins(corrective, teacher, _head(first, margin_images), margin_times)
+    margins = gain_margins(corrective, teacher, _joined(kept), margin_images, margin_times)
     return Trust(sums.bins(spectra), spectra.radial(), margins, draws, corrective.spec.sees_x_hat)
 
 
 @torch.no_grad()
-def gain_margins(corrective: Corrective, teacher: Teacher, batch: Batch, times: int = 8, count: int = 9) -> Margins:
-    """R_b - R_x̂ for `count` bands of frequency at `times` values of t, over the images of a batch."""
-    x = teacher.model.encode(batch.images.to(teacher.model.device))
-    choices, text = bands(min(x.shape[-2:]), count), teacher.embed(batch.captions)
-    shares = [(k + 0.5) / times for k in range(times)]
-    mean, sem = (torch.zeros(times, len(choices)) for _ in range(2))
-    for i, share in enumerate(shares):
-        t = torch.full((len(x),), int(share * teacher.model.num_timesteps), device=x.device)
-        eps = teacher.noise([p + i * len(x) for p in batch.positions], x.shape[1:])
-        for j, band in enumerate(choices):
-            p = patterns(batch.positions, tuple(x.shape[1:]), [band] * len(x), teacher.seed + i).to(x.device)
-            r_b, r_x_hat = responses(corrective, teacher, Triplets(x, t, None, eps, text), p)
-            margin = (r_b - r_x_hat).cpu()
-            spread = margin.std() if len(margin) > 1 else math.nan
-            mean[i, j], sem[i, j] = margin.mean(), spread / math.sqrt(len(margin))
-    return Margins(shares, choices, mean, sem)
+def gain_margins(corrective: Corrective, teacher: Teacher, batch: Batch, images: int = 8, times: int = 8, count: int = 9) -> Margins:
+    """R_b - R_x̂ for `count` bands of frequency at `times` values of t, over so many images of a batch at each: other ones
+    at each t, as far as they go, which tells more than the same ones again."""
+    shares, n = [(k + 0.5) / times for k in range(times)], min(images, len(batch.positions))
+    chosen = torch.arange(times * n).view(times, n) % len(batch.positions)
+    choices: list[tuple[float, float]] = []
+    each = []
+    for i, (share, mine) in enumerate(zip(shares, chosen.tolist())):
+        part = _part(batch, mine)
+        x, text = teacher.model.encode(part.images.to(teacher.model.device)), teacher.embed(part.captions)
+        choices = bands(min(x.shape[-2:]), count)
+        t = torch.full((n,), int(share * teacher.model.num_timesteps), device=x.device)
+        triplets = Triplets(x, t, None, teacher.noise([p + i * n for p in part.positions], x.shape[1:]), text)
+        found = [responses(corrective, teacher, triplets, patterns(part.positions, tuple(x.shape[1:]), [band] * n, teacher.seed + i).to(x.device))
+                 for band in choices]
+        each.append(torch.stack([(r_b - r_x_hat).cpu() for r_b, r_x_hat in found], dim=-1))
+    return Margins.of(shares, choices, torch.stack(each).float(), chosen)
 
 
 def _by_bin(batch: Batch, bins: int, turns: int) -> Iterable[tuple[int, Batch]]:
     for b in range(bins):
         chosen = [i for i, position in enumerate(batch.positions) if (b - position * turns) % bins < turns]
         if chosen:
-            yield b, Batch(batch.images[chosen], [batch.captions[i] for i in chosen],
-                           [batch.positions[i] for i in chosen], [])
+            yield b, _part(batch, chosen)
 
 
-def _head(batch: Batch, count: int) -> Batch:
-    return Batch(batch.images[:count], batch.captions[:count], batch.positions[:count], [])
+def _part(batch: Batch, chosen: Sequence[int]) -> Batch:
+    return Batch(batch.images[list(chosen)], [batch.captions[i] for i in chosen], [batch.positions[i] for i in chosen], [])
+
+
+def _joined(batches: Sequence[Batch]) -> Batch:
+    return Batch(torch.cat([b.images for b in batches]), [c for b in batches for c in b.captions], [p for b in batches for p in b.positions], [])
 
 
 @torch.no_grad()

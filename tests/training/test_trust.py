@@ -99,10 +99,28 @@ def test_the_best_filter_is_that_of_the_exact_world_in_each_part_of_a_bin(per_ch
     ([0.1, 0.0], [0.01, 0.005], "holds"), ([0.1, -0.15], [0.01, 0.07], "undecided"),
     ([-0.03, -0.025], [0.02, 0.001], "negative"), ([0.1], [float("nan")], "undecided")])
 def test_a_margin_is_negative_or_holds_only_beyond_doubt(mean, sem, state):
-    margins = trust.Margins([0.5], [(0.1 * i, 0.1 * (i + 1)) for i in range(len(mean))], torch.tensor([mean]), torch.tensor([sem]))
+    margins = trust.Margins([0.5], [(0.1 * i, 0.1 * (i + 1)) for i in range(len(mean))], torch.tensor([mean]), torch.tensor([sem]), torch.tensor(sem))
     assert margins.state == state
     if state == "negative":  # the band that is surely below is named, not the one with the lowest mean
         assert "-0.025" in margins.verdict()
+
+
+def test_the_error_of_a_margin_is_over_images_however_often_each_was_met():
+    """Of other images at each t as of independent numbers; of the same images as of their means over t."""
+    each, band = torch.randn(4, 6, 1), [(0.0, 0.1)]
+    apart = trust.Margins.of([0.1, 0.3, 0.5, 0.7], band, each, torch.arange(24).view(4, 6)).by_band[1]
+    assert torch.allclose(apart, (each.var(1) / 6).sum(0).sqrt() / 4)
+    own = torch.randn(6, 1)  # what all t of an image share
+    again = trust.Margins.of([0.1, 0.3, 0.5, 0.7], band, each + own, torch.arange(6).expand(4, 6)).by_band[1]
+    assert torch.allclose(again, ((each + own).mean(0).var(0) / 6).sqrt())
+
+
+def test_every_t_has_images_of_its_own_as_far_as_they_go(teacher, monkeypatch):
+    met = []
+    monkeypatch.setattr(trust, "responses", lambda b, teacher, triplets, p: met.append(triplets.x) or (torch.zeros(len(p)),) * 2)
+    batch = batches()[0]
+    trust.gain_margins(Exact(), teacher, batch, images=2, times=3, count=1)
+    assert len(batch.positions) >= 6 and torch.equal(torch.cat(met), teacher.model.encode(batch.images[:6]))
 
 
 def test_spectra_have_the_power_of_the_world(exact):
