@@ -39,6 +39,14 @@ def build(
     return {"sds": SDS, "cond": Cond, "ms-sds": MSSDS}[name](model)
 
 
+def check_noise(method: str, fixed: str, mix: float, centered: bool) -> None:
+    """`UserError` for options of a fixed ε that change nothing."""
+    if fixed == "lmc" and method != "lmc":
+        raise UserError(f"--fixed-noise lmc holds ε in the LMC term, and --method {method} has none; use --fixed-noise all")
+    if fixed == "none" and (mix or centered):
+        raise UserError("--noise-mix and --noise-centered change a fixed ε: add --fixed-noise lmc or all")
+
+
 def corrective_code(distillation: Distillation) -> str | None:
     """What tells a method's corrective from others, whatever file it came from; None for a method without one."""
     corrective = getattr(distillation, "corrective", None)

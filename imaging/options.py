@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Sequence
 
 import torch
 
@@ -73,6 +74,7 @@ class OptimisationOptions(ModelOptions):
     """Start again if the folder holds a run."""
 
     def recipe(self, method: str, **more: Any) -> Recipe:
+        methods.check_noise(method, self.fixed_noise, self.noise_mix, self.noise_centered)
         omega = methods.CUSTOMARY_OMEGA[method] if self.omega is None else self.omega
         return Recipe(
             omega, self.steps, self.learning_rate, patches=self.patches, fixed_noise=self.fixed_noise,
@@ -94,6 +96,16 @@ def check_side(side: int) -> int:
     if not 8 <= side <= 8192:
         raise UserError(f"size is {side}; images are between 8 and 8192 pixels wide")
     return side
+
+
+def warn_of_unknown_words(model: DiffusionModel, prompts: Sequence[str]) -> None:
+    """A model that lists its words in vocabulary.txt knows no others."""
+    path = None if model.folder is None else model.folder / "vocabulary.txt"
+    if path is not None and path.is_file():
+        known = set(path.read_text(encoding="utf-8").split())
+        words = dict.fromkeys(re.findall(r"\w+", " ".join(prompts).lower()))
+        if unknown := [word for word in words if word not in known]:
+            print(f"warning: the model has never seen: {', '.join(unknown)}. It knows these words only: {' '.join(sorted(known))}")
 
 
 def settings(distillation: Distillation, recipe: Any, method: str, **more: Any) -> dict[str, Any]:

@@ -31,15 +31,31 @@ def read_image(path: Path, size: int | None = None) -> Tensor:
     """
     try:
         with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file).convert("RGBA")
+            pixels = np.asarray(upright_rgb(file), np.float32) / 255
     except FileNotFoundError as error:
         raise UserError(f"no image at '{path}'") from error
     except Exception as error:  # the decoders raise a dozen types; whatever it is, the file is at fault
         raise UserError(f"cannot read image '{path}': {str(error).splitlines()[0]}") from error
-    white = Image.new("RGBA", image.size, "white")
-    pixels = np.asarray(Image.alpha_composite(white, image).convert("RGB"), np.float32) / 255
     rgb = torch.from_numpy(pixels).permute(2, 0, 1)
     return rgb if size is None else resize(_centred_square(rgb)[None], size)[0].clamp(0, 1)
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Colours of 8 bits, turned as EXIF says, transparency on white. `ValueError` for pixels whose white is unknown."""
+    image = _eight_bits(ImageOps.exif_transpose(image))
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Greys of 16 bits as greys of 8; Pillow clips them. Integers and floats of 32 bits have no range of their own."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        return Image.fromarray((np.asarray(image, dtype=np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode}, whose white is unknown; save it with 8 or 16 bits")
+    return image
 
 
 def _centred_square(rgb: Tensor) -> Tensor:

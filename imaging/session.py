@@ -49,6 +49,10 @@ class Session:
         """Make the folder, or check that what is in it is this run; `UserError` if it holds another."""
         if self.batch_size < 1:
             raise UserError(f"batch-size is {self.batch_size}; it must be 1 or more")
+        if not self.jobs:
+            raise UserError("there is nothing to make: give at least one prompt and one seed")
+        if double := [job for job in self.jobs if self.jobs.count(job) > 1]:
+            raise UserError(f"\"{double[0].prompt}\" with seed {double[0].seed} is asked for twice: it would be the same image")
         record = self.folder / "run.json"
         if overwrite and record.is_file():
             for part in ("images", "state"):

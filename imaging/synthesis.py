@@ -55,13 +55,13 @@ class Recipe:
     def __post_init__(self) -> None:
         checks = {
             "steps": self.steps >= 1,
-            "learning_rate": self.learning_rate > 0,
+            "learning_rate": 0 < self.learning_rate < math.inf,
             "whole_share": 0 <= self.whole_share <= 1,
             "decay_share": 0 <= self.decay_share <= 1,
             "patches": self.patches >= 1,
             "t_range": 0 <= self.t_range[0] <= self.t_range[1] <= 1,
             "l2": self.l2 >= 0,
-            "omega": math.isfinite(self.omega),
+            "omega": 0 <= self.omega < math.inf,
         }
         for name, valid in checks.items():
             if not valid:

@@ -48,6 +48,8 @@ class TranslationRecipe:
                 raise UserError(f"{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0")
         if not 0 <= self.omega < math.inf:
             raise UserError(f"omega is {self.omega}; it must be 0 or more")
+        if not 0 <= self.seed < 2**62:
+            raise UserError(f"seed is {self.seed}; it must be 0 or more and below 2^62")
         self.noise()  # refuses what it does not know
 
     def noise(self) -> NoiseSource:

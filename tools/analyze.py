@@ -22,7 +22,7 @@ from torch import Tensor  # noqa: E402
 from imaging import methods, report, statistics  # noqa: E402
 from imaging.analysis import TERMS, Level, analyse, gradient_picture, recovered_share  # noqa: E402
 from imaging.console import run_tool, slug  # noqa: E402
-from imaging.options import ROOT, ModelOptions  # noqa: E402
+from imaging.options import ROOT, ModelOptions, warn_of_unknown_words  # noqa: E402
 from imaging.pictures import read_image  # noqa: E402
 from lmc_guidance import DiffusionModel, UserError  # noqa: E402
 
@@ -99,6 +99,7 @@ def main() -> None:
     images = {"image": read_image(options.image, model.image_size)}
     if options.after is not None:
         images["after"] = read_image(options.after, model.image_size)
+    warn_of_unknown_words(model, [options.prompt])
     levels = analyse(model, images["image"], options.prompt, options.times, corrective, options.draws, options.seed)
     out = options.out or ROOT / "outputs" / "2d" / f"analyze-{slug(options.image.stem)}-{slug(options.prompt)}.html"
     report.write_page(out, f"“{options.prompt}” on {options.image.name}", [

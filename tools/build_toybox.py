@@ -56,6 +56,15 @@ class Options:
     samples: int = 100
     """Diffusion samples per figure when evaluating."""
 
+    def check(self) -> None:
+        """`UserError` for a number that asks for nothing."""
+        from lmc_guidance import UserError
+
+        for name in ("minutes", "images", "within", "learning_rate", "workers", "samples"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"--{name.replace('_', '-')} is {value}; give a number above 0")
+
 
 def preview(path: Path) -> None:
     """One row a shape: every pattern from two sides, then random training images."""
@@ -99,6 +108,7 @@ def train_denoiser(options: Options) -> None:
     from transformers import CLIPTextModel, CLIPTokenizer
 
     from imaging.options import pick_device
+    from lmc_guidance import UserError
     from training import denoiser, export, loop
 
     recipe = denoiser.DenoiserRecipe()
@@ -110,6 +120,8 @@ def train_denoiser(options: Options) -> None:
         recipe = dataclasses.replace(recipe, images=options.images)
     if options.learning_rate:
         recipe = dataclasses.replace(recipe, learning_rate=options.learning_rate)
+    if missing := [name for name in ("tokenizer", "text_encoder") if not (options.models / name).is_dir()]:
+        raise UserError(f"the denoiser needs the text encoder, and {options.models / missing[0]} is not there: run --stage encoder first")
     words = CLIPTokenizer.from_pretrained(options.models / "tokenizer")
     encoder = CLIPTextModel.from_pretrained(options.models / "text_encoder")
     trainee = denoiser.DenoiserTrainee(recipe, words, encoder, device)
@@ -132,6 +144,7 @@ def fit_corrective(options: Options) -> None:
 
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
+    options.check()
     if options.preview:
         return preview(options.preview)
     if options.evaluate:

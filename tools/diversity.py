@@ -24,7 +24,7 @@ from torch import Tensor  # noqa: E402
 from imaging import bootstrap, methods, perceptual, pictures, tables  # noqa: E402
 from imaging.console import run_tool  # noqa: E402
 from imaging.judge import Judge  # noqa: E402
-from imaging.options import TOYBOX, OptimisationOptions, pick_device, settings  # noqa: E402
+from imaging.options import TOYBOX, OptimisationOptions, pick_device, settings, warn_of_unknown_words  # noqa: E402
 from imaging.session import Session  # noqa: E402
 from imaging.synthesis import GREY, Job, Optimisation  # noqa: E402
 from lmc_guidance import UserError  # noqa: E402
@@ -40,8 +40,8 @@ class Options(OptimisationOptions):
     """Gradient; only lmc can hold ε fixed in its LMC term alone."""
     seeds: tuple[int, ...] = tuple(range(10))
     """The paper's ten."""
-    fixed_noise: Literal["lmc", "all"] = "lmc"
-    """Terms whose ε is held fixed in the second set."""
+    fixed_noise: Literal["lmc", "all"] | None = None
+    """Terms whose ε is held fixed in the second set; none: lmc with --method lmc, all with the others."""
     judge: str = str(TOYBOX / "judge")
     """CLIP whose features give the distance, unless --lpips."""
     lpips: str = "auto"
@@ -70,6 +70,8 @@ def rows_of(sets: dict[str, Tensor], prompts: int, distance: perceptual.Distance
 
 def make_set(options: Options, model, distillation, fixed: str, folder: Path) -> Tensor:
     """All prompts and seeds with ε fixed in the terms `fixed`."""
+    if fixed == "none":  # there is nothing to mix or to centre
+        options = dataclasses.replace(options, noise_mix=0.0, noise_centered=False)
     options = dataclasses.replace(options, fixed_noise=fixed)
     recipe, side = options.recipe(options.method), options.side(model)
     jobs = [Job(prompt, seed) for prompt in options.prompts for seed in options.seeds]
@@ -85,10 +87,13 @@ def main() -> None:
         raise SystemExit("give at least one prompt in quotes; --help shows examples")
     if len(options.seeds) < 2:
         raise UserError("diversity needs at least two seeds")
+    if options.fixed_noise is None:
+        options = dataclasses.replace(options, fixed_noise="lmc" if options.method == "lmc" else "all")
     judge = Judge(options.judge, pick_device(options.device))
     cache = None if options.lpips == "cache" else Path(options.lpips).expanduser()
     distance = perceptual.JudgeDistance(judge) if options.lpips == "auto" else perceptual.LPIPS.load(cache, judge.device)
     model = options.load_model()
+    warn_of_unknown_words(model, options.prompts)
     distillation = methods.build(options.method, model, options.corrective)
     recipe, side = options.recipe(options.method), options.side(model)
     described = settings(distillation, recipe, options.method, size=side, prompts=options.prompts, seeds=options.seeds)

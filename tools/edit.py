@@ -23,9 +23,10 @@ import tyro  # noqa: E402
 
 from imaging import methods, pictures  # noqa: E402
 from imaging.console import run_tool  # noqa: E402
-from imaging.options import OptimisationOptions, settings  # noqa: E402
+from imaging.options import OptimisationOptions, settings, warn_of_unknown_words  # noqa: E402
 from imaging.session import Session  # noqa: E402
 from imaging.synthesis import Job, Optimisation  # noqa: E402
+from lmc_guidance import UserError  # noqa: E402
 
 WHOLE_SHARE = 0.4  # the paper edits the whole image for 200 of 500 steps
 
@@ -52,8 +53,11 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     if not options.prompts:
         raise SystemExit("give a target prompt in quotes after the image; --help shows examples")
+    if options.source_prompt is not None and options.method != "dds":
+        raise UserError(f"--source-prompt is what dds compares with, and --method {options.method} does not; leave it out")
     recipe = options.recipe(options.method, whole_share=WHOLE_SHARE, l2=options.l2)
     model = options.load_model()
+    warn_of_unknown_words(model, options.prompts)
     distillation = methods.build(options.method, model, options.corrective, options.source_prompt)
     original = pictures.read_image(options.image, options.side(model))
     jobs = [Job(prompt, seed) for prompt in options.prompts for seed in options.seeds]

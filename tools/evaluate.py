@@ -95,7 +95,7 @@ def _captions(folder: Path, paths: list[Path], prompt: str | None) -> list[str]:
     if unknown:
         raise UserError(f"what does '{folder / unknown[0]}' show? the folder holds no run.json, and no {CAPTIONS} that names "
                         "it; say it by --prompt")
-    return [prompt or noted[path.name] for path in paths]
+    return [noted[path.name] if prompt is None else prompt for path in paths]
 
 
 def read_pool(name: str, sets: list[metrics.ImageSet]) -> list[str]:

@@ -23,7 +23,7 @@ import tyro  # noqa: E402
 
 from imaging import methods  # noqa: E402
 from imaging.console import run_tool  # noqa: E402
-from imaging.options import OptimisationOptions, settings  # noqa: E402
+from imaging.options import OptimisationOptions, settings, warn_of_unknown_words  # noqa: E402
 from imaging.session import Session  # noqa: E402
 from imaging.synthesis import GREY, Job, Optimisation  # noqa: E402
 
@@ -44,6 +44,7 @@ def main() -> None:
         raise SystemExit("give at least one prompt in quotes; --help shows examples")
     recipe = options.recipe(options.method)
     model = options.load_model()
+    warn_of_unknown_words(model, options.prompts)
     distillation = methods.build(options.method, model, options.corrective)
     jobs = [Job(prompt, seed) for prompt in options.prompts for seed in options.seeds]
     side = options.side(model)

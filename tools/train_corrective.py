@@ -171,7 +171,8 @@ def recipe(job: Job):
 
     o = job.options
     return Recipe(o.goal, o.batch, o.learning_rate, o.decay_images, o.decay, o.ema, o.clip, o.margin_penalty, o.seed,
-                  o.log_images, o.save_images, o.broken, o.data, **job.data.division, crop=o.crop, flip=o.flip, half=o.half, balance=o.balance)
+                  o.log_images, o.save_images, o.broken, o.data, **job.data.division, crop=o.crop, flip=o.flip, half=o.half, balance=o.balance,
+                  pairs=None if job.pairs is None else len(job.data))
 
 
 def judge(job: Job, path: Path) -> None:

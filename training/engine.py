@@ -63,6 +63,7 @@ class Recipe:
     crop: float = 0.8  # side of the smallest random crop, as a share of the shorter side
     flip: bool = True  # every second image is mirrored
     half: bool = True  # the frozen model runs in half precision where the machine has it
+    pairs: Optional[int] = None  # cached ones that it draws from; their number decides the order
     balance: bool = True  # the loss at each t is divided by what the identity costs there
 
     def rate_at(self, images: int) -> float:

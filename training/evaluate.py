@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imaging import samples
+from imaging import bootstrap, samples
 from imaging.judge import Judge
 from imaging.synthesis import Job
 from lmc_guidance import DiffusionModel
@@ -47,11 +47,13 @@ def true_renders(thing: Thing, views: int = 8, size: int = 64) -> Tensor:
     return feed.pixels(render.render(scenes, size)[0])
 
 
-def judge_on_truth(judge: Judge, things: Sequence[Thing], views: int = 8) -> Rate:
-    """Share of single ground-truth views that retrieve their caption among all 480."""
+def judge_on_truth(judge: Judge, things: Sequence[Thing], views: int = 8) -> str:
+    """Share of single ground-truth views that retrieve their caption among all 480; the interval is over objects, since
+    the views of one are right or wrong together."""
     images = torch.cat([true_renders(t, views) for t in things])
-    hits = judge.r_precision(images, [t.caption for t in things for _ in range(views)], POOL)
-    return Rate(hits.sum().item(), len(hits))
+    captions = [t.caption for t in things for _ in range(views)]
+    share = bootstrap.mean(judge.r_precision(images, captions, POOL).tolist(), groups=captions)
+    return f"{share} ({len(things)} objects, {views} views of each)"
 
 
 def judge_on_samples(judge: Judge, model: DiffusionModel, things: Sequence[Thing], seed: int,

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 
-from imaging.console import StopSignal, progress_bar
+from imaging.console import Interrupted, StopSignal, progress_bar
 from imaging.files import save_state
 from lmc_guidance.diffusion import half_dtype
 
@@ -38,7 +38,7 @@ def fast_autocast(device: torch.device) -> torch.autocast:
 
 def run(trainee: Trainee, folder: Path, name: str, minutes: float | None = None, within: float | None = None,
         save_every: float = 600.0) -> bool:
-    """Train until the trainee's goal; True if it was reached.
+    """Train until the trainee's goal; True if it was reached. `Interrupted` by a signal, once everything is saved.
 
     folder: holds `<name>.pt` (continued from if it is there) and sample pictures. minutes: stop
     after so long, with everything saved. within: move the goal to what can be reached in so many
@@ -67,6 +67,8 @@ def run(trainee: Trainee, folder: Path, name: str, minutes: float | None = None,
                 saved = time.monotonic()
     save_state(state_file, trainee.state_dict())
     trainee.sample(folder / f"{name}-{trainee.images_seen:08d}.png")
+    if stop.raised and trainee.images_seen < trainee.goal:
+        raise Interrupted(f"stopped after {trainee.images_seen:,} images, saved in {state_file}; the same command goes on")
     return trainee.images_seen >= trainee.goal
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from imaging.console import Interrupted, StopSignal
 from imaging.files import write_atomically
 from lmc_guidance import DiffusionModel
 from lmc_guidance.checkpoint import is_same_model, model_identity
@@ -69,18 +70,22 @@ class Shards:
 
 
 def write_pairs(shards: Shards, teacher: Teacher, batches: Iterable[Batch], per_shard: int, broken: BrokenCount) -> int:
-    """Write shards of at least `per_shard` pairs; returns how many there are now. Whole shards survive a stop.
+    """Write shards of at least `per_shard` pairs; returns how many there are now. `Interrupted` by a signal, when all that
+    there are have been written in a smaller one.
 
     batches: those of this process, from the first that it has not written yet.
     """
     written, held = shards.written(), []
-    for batch in batches:
-        broken.add(batch.broken)
-        x, t, x_hat, _, _ = teacher(batch)
-        held.append((x.half().cpu(), x_hat.half().cpu(), t.cpu()))
-        if sum(len(part[2]) for part in held) >= per_shard:
-            written += shards.write(written, held)
-            held = []
+    with StopSignal() as stop:
+        for batch in batches:
+            broken.add(batch.broken)
+            x, t, x_hat, _, _ = teacher(batch)
+            held.append((x.half().cpu(), x_hat.half().cpu(), t.cpu()))
+            if stop.raised or sum(len(part[2]) for part in held) >= per_shard:
+                written += shards.write(written, held)
+                held = []
+            if stop.raised:
+                raise Interrupted(f"stopped, {written:,} pairs are in {shards.folder}; the same command goes on")
     return written + (shards.write(written, held) if held else 0)
 
 

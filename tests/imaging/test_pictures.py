@@ -26,6 +26,16 @@ def test_the_centred_square_is_taken_and_transparency_lies_on_white(tmp_path):
     assert pictures.read_image(tmp_path / "a.png", 9).shape == (3, 9, 9)
 
 
+def test_greys_of_16_bits_are_not_clipped(tmp_path):
+    ramp = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(1, 64).repeat(2, 0)
+    Image.fromarray(ramp).save(tmp_path / "a.png")
+    read = pictures.read_image(tmp_path / "a.png")
+    assert torch.allclose(read[0, 0], torch.linspace(0, 1, 64), atol=1 / 255)
+    Image.fromarray(ramp.astype(np.float32)).save(tmp_path / "a.tiff")
+    with pytest.raises(UserError, match="cannot read image .* mode F, whose white is unknown"):
+        pictures.read_image(tmp_path / "a.tiff")
+
+
 def test_a_grid_has_its_images_in_reading_order_and_room_for_labels():
     images = torch.stack([torch.full((3, 64, 64), level) for level in (0.2, 0.4, 0.6)])
     plain = pictures.grid(images, 2)

@@ -45,5 +45,9 @@ def test_both_sets_are_made_and_measured(call, tiny_model, tmp_path):
     assert len(rows) == 3 and float(rows[0]["all pairs"]) > 0
     assert iio.imread(tmp_path / "run" / "grid.png").shape[0] > 4 * 128
     assert {p.name for p in (tmp_path / "run").iterdir()} >= {"none", "lmc", "diversity.tex"}
+    arguments = (*arguments[:-1], tmp_path / "sds", "--method", "sds")  # without an LMC term ε can be fixed in all terms
+    assert call(diversity.main, "a cube", *arguments)[0] == 0 and (tmp_path / "sds" / "all").is_dir()
+    rows = list(csv.DictReader((tmp_path / "sds" / "diversity.csv").open()))
+    assert rows[2]["ε"] == "fixed − fresh" and float(rows[2]["all pairs"]) != 0
     code, _, err = call(diversity.main, "a", *arguments, "--seeds", 1)
     assert code == 1 and "at least two seeds" in err and err.count("\n") == 1

@@ -32,11 +32,12 @@ def test_starts_from_the_centred_square_of_the_image(run, tmp_path):
 
 @pytest.mark.parametrize("method", ["lmc", "sds", "nfsd", "dds"])
 def test_edits_with_several_seeds_and_fixed_noise(run, tmp_path, method):
-    arguments = ["a green cube", "--method", method, "--source-prompt", "a ramp", "--seeds", 0, 1, "--size", 20]
+    source = "a ramp" if method == "dds" else None
+    arguments = ["a green cube", "--method", method, "--seeds", 0, 1, "--size", 20, *(["--source-prompt", source] if source else [])]
     fixed = ["--fixed-noise", "lmc" if method == "lmc" else "all"]
     assert run(*arguments, *fixed)[0] == 0
     settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
-    assert settings["method"] == method and settings["whole_share"] == 0.4 and settings["source_prompt"] == "a ramp"
+    assert settings["method"] == method and settings["whole_share"] == 0.4 and settings["source_prompt"] == source
     assert change(tmp_path / "run") > 0.5
     first, second = (iio.imread(path) for path in sorted((tmp_path / "run" / "images").iterdir()))
     assert not np.array_equal(first, second)
@@ -58,6 +59,7 @@ def test_l2_holds_the_result_near_the_original(run, tmp_path):
 def test_refusals_are_one_line(run, call, tiny_model, tmp_path):
     for arguments, message in {
         ("a", "--method", "dds"): "--source-prompt",
+        ("a", "--source-prompt", "b"): "--source-prompt is what dds compares with",
         (): "target prompt",
         ("a", "--l2", -1): "l2 is -1",
     }.items():

@@ -57,6 +57,7 @@ def test_refusals_are_one_line(measure, tmp_path):
     for arguments, message in {
         (tmp_path / "nowhere",): "no folder",
         plain: "'a dragon' is not in the pool",
+        (tmp_path / "made", "--prompt", ""): "'' is not in the pool",
         (*plain, "--pool", "nofile"): "pool is 'nofile'",
         (*plain, "--pool", tmp_path / "latin.txt"): "no text in UTF-8",
         (*plain, "--samples", -1): "samples is -1",

@@ -78,11 +78,27 @@ def test_a_folder_with_another_run_is_not_mixed_with_this_one(run, tmp_path):
         (["a", "--noise-mix", 2, "--fixed-noise", "lmc"], "noise_mix is 2"),
         (["a", "--device", "cuda:77"], "device 'cuda:77' cannot be used"),
         (["a", "--batch-size", 0], "batch-size is 0"),
+        (["a", "--learning-rate", "inf"], "learning-rate is inf"),
+        (["a", "--omega", -5], "omega is -5"),
+        (["a", "--seeds"], "there is nothing to make"),
+        (["a", "a"], '"a" with seed 0 is asked for twice'),
+        (["a", "--seeds", 1, 1], '"a" with seed 1 is asked for twice'),
+        (["a", "--method", "sds", "--fixed-noise", "lmc"], "--method sds has none; use --fixed-noise all"),
+        (["a", "--noise-centered"], "add --fixed-noise lmc or all"),
     ],
 )
 def test_bad_input_is_one_line(run, arguments, message):
     code, out, err = run(*arguments)
     assert code == 1 and message in err and err.strip().count("\n") == 0
+
+
+def test_words_that_the_model_has_never_seen_are_named(call, tiny_model, tmp_path):
+    (tmp_path / "m").mkdir()
+    for part in tiny_model.iterdir():
+        (tmp_path / "m" / part.name).symlink_to(part)
+    (tmp_path / "m" / "vocabulary.txt").write_text("a red cube")
+    code, out, _ = call(synthesize.main, "a red zebra", "--model", tmp_path / "m", "--steps", 1, "--out", tmp_path / "run")
+    assert code == 0 and "warning: the model has never seen: zebra. It knows these words only: a cube red" in out
 
 
 def test_a_missing_model_is_one_line(call):

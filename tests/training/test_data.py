@@ -88,6 +88,13 @@ def test_captions_follow_their_images(folder, tmp_path):
         assert all(caption == f"picture {number}" for _, number, caption in rows)
 
 
+def test_captions_count_however_late_they_begin(tmp_path):
+    for i in range(120):
+        (tmp_path / f"{i:03d}.png").write_bytes(b"")
+    (tmp_path / "119.txt").write_text("the last")
+    assert Folder(tmp_path).captioned
+
+
 def test_captions_from_metadata_and_none_at_all(tmp_path):
     for i in range(12):
         (tmp_path / f"{i:02d}.png").write_bytes(png(i))

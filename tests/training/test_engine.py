@@ -1,8 +1,13 @@
 """The training of U-Net correctives: what it learns, from what, and what it does with bad answers."""
 
+import dataclasses
+import os
+import signal
+
 import pytest
 import pytorch_lightning as pl
 import torch
+from imaging.console import Interrupted
 from lmc_guidance import UserError
 from safetensors.torch import load_file
 
@@ -90,6 +95,35 @@ def test_cached_pairs_train_as_the_model_itself_does(pixel_model, tmp_path, data
     recipe = Recipe(images=48, batch=4, log_images=24)
     training, reached = train(pixel_model, tmp_path, pairs, recipe)
     assert reached and training.teacher_seconds == 0
+
+
+def test_a_stop_writes_the_pairs_that_there_are(pixel_model, tmp_path, data, monkeypatch):
+    teacher = Teacher(pixel_model, "captions", True)
+    shards = Shards.of(tmp_path / "pairs", teacher, data(), batch=4)
+    batches = list(data().training(Batches(0, 24, 4)))
+
+    def stopped():
+        for i, batch in enumerate(batches):
+            if i == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield batch
+
+    with pytest.raises(Interrupted, match="stopped, 12 pairs are in"):
+        write_pairs(shards, teacher, stopped(), 1000, BrokenCount(0.0))
+    assert shards.written() == 12
+    assert write_pairs(shards, teacher, batches[3:], 1000, BrokenCount(0.0)) == 24
+    whole = Shards.of(tmp_path / "whole", teacher, data(), batch=4)
+    write_pairs(whole, teacher, batches, 1000, BrokenCount(0.0))
+    a, b = ([row for p in range(24) for row in (Pairs(tmp_path / name, pixel_model, seed=0)[p][0],)] for name in ("pairs", "whole"))
+    assert torch.equal(torch.stack(a), torch.stack(b))
+
+
+def test_more_pairs_are_another_training(pixel_model, tmp_path, data):
+    """Their number decides in which order they come."""
+    recipe = Recipe(images=8, batch=4, pairs=24)
+    train(pixel_model, tmp_path, data(), recipe)
+    with pytest.raises(UserError, match="was trained with pairs = 24, not 48"):
+        train(pixel_model, tmp_path, data(), dataclasses.replace(recipe, images=16, pairs=48))
 
 
 def test_pairs_of_another_model_or_damaged_ones_are_refused(pixel_model, latent_model, tmp_path, data):

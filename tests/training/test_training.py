@@ -3,6 +3,8 @@
 import copy
 import dataclasses
 import json
+import os
+import signal
 import time
 from types import SimpleNamespace
 
@@ -11,6 +13,9 @@ import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from imaging import files
+from imaging.console import Interrupted
+from lmc_guidance import UserError
+from tools import build_toybox
 from toybox import captions, dataset, render
 from training import clip, denoiser, export, feed, loop, tokenizer
 from training.evaluate import Rate
@@ -82,6 +87,28 @@ def test_loop_reaches_its_goal_and_goes_on_from_its_file(words, tmp_path):
     assert loop.run(trainee, tmp_path, "tiny")
     assert (trainee.images_seen, trainee.step_index) == (32, 4)
     assert not loop.run(make(10_000), tmp_path, "tiny", minutes=0.0)
+
+
+def test_a_signal_saves_and_is_no_end(words, tmp_path, monkeypatch):
+    """What is built from a training must not be built from one that was stopped."""
+    trainee = clip.ClipTrainee(dataclasses.replace(TINY_CLIP, images=10_000), words)
+    step = trainee.step
+    monkeypatch.setattr(trainee, "step", lambda: step() if trainee.step_index < 2 else (os.kill(os.getpid(), signal.SIGINT), step())[1])
+    with pytest.raises(Interrupted, match="stopped after 24 images, saved in .*tiny.pt; the same command goes on"):
+        loop.run(trainee, tmp_path, "tiny")
+    assert (tmp_path / "tiny.pt").is_file()
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"images": 0}, "--images is 0; give a number above 0"), ({"learning_rate": -1.0}, "--learning-rate is -1.0")])
+def test_a_number_that_asks_for_nothing_is_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        build_toybox.Options(**options).check()
+
+
+def test_the_denoiser_needs_its_encoder(tmp_path):
+    with pytest.raises(UserError, match="tokenizer is not there: run --stage encoder first"):
+        build_toybox.train_denoiser(build_toybox.Options(models=tmp_path))
 
 
 def test_a_run_within_minutes_sets_its_goal_by_its_speed(tmp_path):

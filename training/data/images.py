@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from imaging.pictures import upright_rgb
 from lmc_guidance.errors import UserError
 
 from .order import index_at, random_numbers
@@ -85,24 +86,11 @@ def decode(name: str, content: bytes) -> Image.Image:
     """An image file as upright RGB, transparency on white; `BrokenImage` if it cannot be read."""
     try:
         with Image.open(io.BytesIO(content)) as file:
-            image = _eight_bits(ImageOps.exif_transpose(file))
-            if "A" in image.getbands() or "transparency" in image.info:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return image.convert("RGB")
+            return upright_rgb(file)
     except UnidentifiedImageError as error:
         raise BrokenImage(f"{name}: not an image of a known format") from error
     except Exception as error:  # decoders raise a dozen types; whichever it is, the file is at fault
         raise BrokenImage(f"{name}: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Greys of 16 bits as greys of 8; Pillow clips them. Integers and floats of 32 bits have no range of their own."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-        return Image.fromarray((np.asarray(image, dtype=np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode}, whose white is unknown; save it with 8 or 16 bits")
-    return image
 
 
 class ImageItems(torch.utils.data.Dataset):
@@ -170,7 +158,7 @@ class Folder:
         if not self.files:
             raise UserError(f"no images in '{folder}' (looked for {', '.join(SUFFIXES)}, in folders below it too)")
         self._captions = _read_metadata(folder / "metadata.jsonl")
-        self.captioned = bool(self._captions) or any(path.with_suffix(".txt").is_file() for path in self.files[:100])
+        self.captioned = bool(self._captions) or any(path.with_suffix(".txt").is_file() for path in self.files)
 
     def __len__(self) -> int:
         return len(self.files)
