@@ -16,7 +16,7 @@ from torch import Tensor
 from .corrective import Corrective, CorrectiveSpec
 from .diffusion import DiffusionModel
 from .errors import UserError
-from .folder import first_line, is_hub_id
+from .folder import first_line, is_hub_id, local_path
 
 FORMAT = "lmc-corrective"
 FORMAT_VERSION = 1
@@ -50,6 +50,8 @@ def save_corrective(
         "training": json.dumps(training or {}),
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in corrective.state_dict().items()}
+    if bad := _out_of_range(tensors):
+        raise UserError(f"the corrective has weights in {bad[0]} that are NaN, infinite or beyond {LARGEST_WEIGHT:.0f}; it is not saved")
     _write_atomically(path, save(tensors, metadata=header))
     return path
 
@@ -93,7 +95,7 @@ def _signature(model: DiffusionModel) -> List[float]:
 
 
 def _locate(path: Union[str, Path]) -> Path:
-    file = Path(path).expanduser()
+    file = local_path(path)
     file = file / FILE_NAME if file.is_dir() else file
     if file.is_file():
         return file
@@ -213,7 +215,7 @@ def _build(file: Path, spec: CorrectiveSpec, tensors: Dict[str, Tensor]) -> Corr
     foreign = [name for name, value in tensors.items() if value.dtype not in WEIGHT_TYPES]
     if foreign:
         raise UserError(f"corrective '{file}' holds {tensors[foreign[0]].dtype} in {foreign[0]}; weights are real numbers")
-    damaged = [name for name, value in tensors.items() if not (value.abs() <= LARGEST_WEIGHT).all()]  # NaN fails too
+    damaged = _out_of_range(tensors)
     if damaged:
         raise UserError(
             f"corrective '{file}' holds weights in {damaged[0]} that are NaN, infinite or beyond {LARGEST_WEIGHT:.0f}; "
@@ -222,6 +224,11 @@ def _build(file: Path, spec: CorrectiveSpec, tensors: Dict[str, Tensor]) -> Corr
     corrective = corrective.to_empty(device="cpu")
     corrective.load_state_dict(tensors)
     return corrective.float()
+
+
+def _out_of_range(tensors: Dict[str, Tensor]) -> List[str]:
+    """Names of those with a value that no corrective has."""
+    return [name for name, value in tensors.items() if not (value.abs() <= LARGEST_WEIGHT).all()]  # NaN fails too
 
 
 def _write_atomically(path: Path, content: bytes) -> None:

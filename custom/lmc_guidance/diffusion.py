@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import UserError
-from .folder import first_line, load_part, model_folder, read_json
+from .folder import first_line, load_part, local_path, model_folder, read_json
 from .schedule import NoiseSchedule, Prediction
 
 
@@ -59,7 +59,7 @@ class DiffusionModel:
         layout = torch.channels_last if channels_last else torch.contiguous_format
         rest = device if weights_on is None else weights_on
         unet = unet.to(rest, memory_format=layout)
-        shown = folder.resolve().name if Path(name).expanduser().is_dir() else str(name)
+        shown = folder.resolve().name if local_path(name).is_dir() else str(name)
         return cls(unet, schedule, vae.to(rest) if vae is not None else None, shown, folder)
 
     @property
@@ -117,7 +117,8 @@ class DiffusionModel:
         if self._text is None:
             from .text import TextEncoder
 
-            complete = self.folder is not None and (self.folder / "text_encoder").is_dir()
+            # a snapshot from the hub may hold what another program wanted of it
+            complete = self.folder is not None and any((self.folder / "text_encoder").glob("*.safetensors"))
             self._text = TextEncoder.load(self.folder if complete else self.name, self.device)
         return self._text(list(prompts))
 
@@ -147,6 +148,10 @@ class DiffusionModel:
             )
         if config.out_channels not in (config.in_channels, 2 * config.in_channels):
             raise UserError(f"model '{self.name}': its U-Net returns {config.out_channels} channels for {config.in_channels}")
+        if not isinstance(config.sample_size, int):
+            raise UserError(f"model '{self.name}': its U-Net's sample_size is {config.sample_size}; a whole number is supported")
+        if getattr(config, "class_embed_type", None) or getattr(config, "num_class_embeds", None):
+            raise UserError(f"model '{self.name}' needs class labels or image embeddings (unCLIP), which is not supported")
         if getattr(config, "addition_embed_type", None) == "text_time":
             raise UserError(f"model '{self.name}' needs pooled text and sizes (SDXL), which is not supported")
 

@@ -65,4 +65,4 @@ def _stratified(bins: int, generator: torch.Generator) -> Iterator[float]:
     """Endless uniform positions in [0, 1) that visit every bin once per round, in random order."""
     while True:
         for k in torch.randperm(bins, generator=generator):
-            yield float(k + torch.rand((), generator=generator)) / bins
+            yield (int(k) + float(torch.rand((), generator=generator))) / bins  # in double: k + 1 is never reached

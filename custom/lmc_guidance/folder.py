@@ -1,7 +1,7 @@
 """Finding and reading a diffusers-format model folder, local or from the hub, with one clear line per failure."""
 import json
 from pathlib import Path
-from typing import Any, Dict, Optional, Union
+from typing import Any, Dict, Iterable, Optional, Union
 
 import torch
 
@@ -16,12 +16,22 @@ def model_folder(name: Union[str, Path], half: bool = False, text: bool = False)
 
     half: prefer the fp16 files of a repository that has them. text: fetch the text encoder, and nothing else.
     """
-    folder = Path(name).expanduser()
+    folder = local_path(name)
     if folder.is_dir():
         return folder
     if not is_hub_id(name):
         raise UserError(f"no diffusion model folder at '{name}'; give a diffusers-format folder or a hub id 'owner/name'")
     return _snapshot(str(name), half, text)
+
+
+def local_path(name: Union[str, Path]) -> Path:
+    """`name` as a path, ~ as the user's own folder; `UserError` if no path can be called so."""
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+        return path
+    except (RuntimeError, OSError) as error:  # ~ of nobody; longer than a name may be
+        raise UserError(f"there can be nothing at '{str(name)[:100]}': {first_line(error)}") from error
 
 
 def is_hub_id(name: Union[str, Path]) -> bool:
@@ -33,11 +43,14 @@ def is_hub_id(name: Union[str, Path]) -> bool:
 def read_json(path: Path) -> Dict[str, Any]:
     """The JSON object in `path`."""
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; is this a complete diffusers-format folder?") from error
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}); the file is damaged") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, not names and values; the file is damaged")
+    return content
 
 
 def load_part(part_class: Any, folder: Path, part: str, dtype: torch.dtype) -> torch.nn.Module:
@@ -49,14 +62,20 @@ def load_part(part_class: Any, folder: Path, part: str, dtype: torch.dtype) -> t
             subfolder=part,
             torch_dtype=dtype,
             use_safetensors=True,
-            variant=_variant(folder / part, dtype),
+            variant=variant_of(folder / part, dtype),
             output_loading_info=True,
         )
     except Exception as error:  # the reader raises a dozen types; whatever it is, the folder is at fault
         raise UserError(f"cannot load {folder / part}: {first_line(error)}; the folder is incomplete or damaged") from error
-    if report["missing_keys"]:
-        raise UserError(f"{folder / part} lacks {len(report['missing_keys'])} weights, first {sorted(report['missing_keys'])[0]}")
+    refuse_missing(folder / part, report["missing_keys"])
     return module.eval().requires_grad_(False)
+
+
+def refuse_missing(folder: Path, keys: Iterable[str]) -> None:
+    """`UserError` if the weights of a network lack some, which its library would draw at random."""
+    missing = sorted(keys)
+    if missing:
+        raise UserError(f"{folder} lacks {len(missing)} weights, first {missing[0]}")
 
 
 def first_line(error: Exception) -> str:
@@ -64,7 +83,7 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(". ")
 
 
-def _variant(folder: Path, dtype: torch.dtype) -> Optional[str]:
+def variant_of(folder: Path, dtype: torch.dtype) -> Optional[str]:
     """fp16 where the folder has such files and half precision is wanted, or has nothing else."""
     has_half = any(folder.glob("*.fp16*.safetensors"))
     has_full = any(".fp16" not in path.name for path in folder.glob("*.safetensors"))

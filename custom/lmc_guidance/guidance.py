@@ -99,6 +99,8 @@ class Guidance(BaseObject):
         self.omega = float(C(self.cfg.guidance_scale, epoch, global_step))
         clip = self.cfg.grad_clip
         self.grad_clip_val = None if clip is None else float(C(clip, epoch, global_step))
+        if clip is not None and not self.grad_clip_val > 0:
+            raise UserError(f"grad_clip is {self.grad_clip_val} at step {global_step}; it must be above 0, or null for none")
         self.set_min_max_steps(*self._step_range(epoch, global_step))
         if global_step != self._step:
             self._step, self._calls = global_step, 0
@@ -225,17 +227,22 @@ class Guidance(BaseObject):
         low, high = self.cfg.min_step_percent, self.cfg.max_step_percent
         if not self.cfg.sqrt_anneal:
             return C(low, epoch, global_step), C(high, epoch, global_step)
-        high = high if isinstance(high, (int, float)) else high[1]
-        progress = min(global_step / self.cfg.trainer_max_steps, 1.0)
-        now = high - (high - C(low, epoch, global_step)) * progress**0.5
+        if self.cfg.trainer_max_steps < 1:
+            raise UserError(f"sqrt_anneal needs to know the length of the run: trainer_max_steps is {self.cfg.trainer_max_steps}")
+        low, high = C(low, epoch, global_step), C(high, 0, 0)
+        self.set_min_max_steps(low, high)  # refuses what is no range
+        now = high - (high - low) * min(global_step / self.cfg.trainer_max_steps, 1.0) ** 0.5
         return now, now
 
     def _to_x(self, rgb: Tensor, rgb_as_latents: bool) -> Tensor:
-        images = rgb.permute(0, 3, 1, 2)
+        images, expected = rgb.permute(0, 3, 1, 2), self.model.channels if rgb_as_latents else 3
+        if rgb_as_latents and self.model.space == "pixel":
+            raise UserError(f"rgb_as_latents: model '{self.model.name}' has no latents, it works on pixels")
+        if images.shape[1] != expected:
+            hint = "latents" if rgb_as_latents else "images; latents need rgb_as_latents"
+            raise UserError(f"guidance: the renders have {images.shape[1]} channels, {expected} are expected of {hint}")
         if not rgb_as_latents:
             return self.model.encode(images)
-        if self.model.space == "pixel":
-            raise UserError(f"rgb_as_latents: model '{self.model.name}' has no latents, it works on pixels")
         return resize(images.float(), self.model.resolution)
 
     def _embed(self, prompt_utils: Any, elevation: Tensor, azimuth: Tensor, camera_distances: Tensor) -> TextPair:

@@ -92,6 +92,8 @@ class DDS(Distillation):
         source = _per_item(self.source, step.text.cond)
         if self.reference is None:
             return {**super().queries(step), "source": (step.z, source)}
+        if self.reference.shape[1:] != step.x.shape[1:] or len(self.reference) not in (1, len(step.x)):
+            raise UserError(f"dds compares {len(step.x)} images with a reference of {len(self.reference)}; give one for each, or one for all")
         z_ref = self.model.schedule.add_noise(self.reference.detach().float(), step.noise.cond, step.t)
         return {**super().queries(step), "source": (z_ref, source), "u_ref": (z_ref, step.text.uncond)}
 
@@ -112,6 +114,8 @@ class NFSD(Distillation):
     ) -> None:
         """negative: (1, Nt, D) embedding of what bad images are called. threshold: share of the timesteps."""
         super().__init__(model, weighting)
+        if not 0 <= threshold <= 1:
+            raise UserError(f"domain_threshold is {threshold}; it is a share of the timesteps, 0 to 1")
         self.negative, self.threshold = negative, threshold
 
     def queries(self, step: Step) -> Queries:

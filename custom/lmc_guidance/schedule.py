@@ -46,10 +46,6 @@ class NoiseSchedule:
         """z_t = α_t x + σ_t ε."""
         return self.alpha(t) * x + self.sigma(t) * eps
 
-    def x_hat(self, z: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """x̂ = (z_t - σ_t ε) / α_t."""
-        return (z - self.sigma(t) * eps) / self.alpha(t)
-
     def convert(self, output: Tensor, z: Tensor, t: Tensor) -> Prediction:
         """The network's raw output at z_t as (ε, x̂).
 

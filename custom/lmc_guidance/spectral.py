@@ -63,6 +63,8 @@ class SpectrumStatistics:
         cross, power = (m if per_channel else m.sum(1, keepdim=True) for m in (self.cross, self.power))
         gain = (cross / power.clamp(min=torch.finfo(torch.float64).tiny)).clamp(min=0)  # below 0 is estimation noise
         gain[..., 0] = 1.0
+        if bad := int((~gain.isfinite()).flatten(1).any(1).sum()):
+            raise UserError(f"x̂ is not finite in {bad} of {self.bins} bins of t: fit with the model in bfloat16 or float32")
         return gain.float()
 
     def _add(self, total: Tensor, bin_of: Tensor, values: Tensor) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .errors import UserError
-from .folder import first_line, model_folder, read_json
+from .folder import first_line, model_folder, read_json, refuse_missing, variant_of
 
 MAX_TOKENS = 77  # Stable Diffusion's and DeepFloyd IF's; a tokenizer with a shorter limit keeps its own
 ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")
@@ -27,15 +27,21 @@ class TextEncoder:
         import transformers
 
         folder = model_folder(name, text=True)
-        kind = (read_json(folder / "text_encoder" / "config.json").get("architectures") or ["none named"])[0]
+        weights = folder / "text_encoder"
+        kind = (read_json(weights / "config.json").get("architectures") or ["none named"])[0]
         if kind not in ENCODERS:
-            raise UserError(f"{folder / 'text_encoder'} is of kind {kind}; known are {', '.join(ENCODERS)}")
+            raise UserError(f"{weights} is of kind {kind}; known are {', '.join(ENCODERS)}")
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder / "tokenizer"))
-            encoder = getattr(transformers, kind).from_pretrained(str(folder / "text_encoder"))
+            encoder, report = getattr(transformers, kind).from_pretrained(
+                str(weights), variant=variant_of(weights, torch.float32), output_loading_info=True
+            )
         except Exception as error:  # whatever the reader raises, the folder is at fault
             raise UserError(f"cannot load the text encoder of {folder}: {first_line(error)}") from error
-        return cls(tokenizer, encoder.float(), device)
+        refuse_missing(weights, report["missing_keys"])
+        # T5-XXL, 4.8 billion parameters, fits a GPU in half precision only, and fp16 overflows in T5
+        half = kind.startswith("T5") and torch.device(device).type == "cuda"
+        return cls(tokenizer, encoder.to(torch.bfloat16 if half else torch.float32), device)
 
     @torch.no_grad()
     def __call__(self, prompts: List[str]) -> Tensor:

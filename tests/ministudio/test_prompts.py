@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import ministudio
 from ministudio.models.prompt_processors import cache
@@ -127,6 +128,16 @@ def test_a_damaged_model_folder_is_one_line(build, model_folder, tmp_path, damag
     with pytest.raises(ConfigError, match="^pretrained_model_name_or_path: .*damaged") as caught:
         build(pretrained_model_name_or_path=str(folder))
     assert "\n" not in str(caught.value)
+
+
+def test_weights_of_the_text_encoder_are_never_made_up(build, model_folder, tmp_path):
+    folder = shutil.copytree(model_folder, tmp_path / "partial")
+    weights = folder / "text_encoder" / "model.safetensors"
+    tensors = load_file(weights)
+    gone = next(name for name in tensors if "token_embedding" in name)
+    save_file({name: value for name, value in tensors.items() if name != gone}, weights, metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match="lacks 1 weights, first .*token_embedding"):
+        build(pretrained_model_name_or_path=str(folder))
 
 
 def test_perp_neg_interpolates_and_weighs():

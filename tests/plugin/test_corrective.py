@@ -1,7 +1,7 @@
 """The kinds of b_k: the closed-form fit recovers what is known, and normalisation is blind to what it should be."""
 import pytest
 import torch
-from lmc_guidance import Corrective, CorrectiveSpec, UserError, corrective_loss, fit_spectral
+from lmc_guidance import Corrective, CorrectiveSpec, UserError, corrective_loss, fit, fit_spectral, save_corrective
 from lmc_guidance.corrective import NORMALISATIONS
 from lmc_guidance.spectral import SpectralFilter, SpectrumStatistics, radial_frequency
 from lmc_guidance.unet import UNet
@@ -58,6 +58,31 @@ def test_fit_is_repeatable_and_needs_images(pixel_model):
         fit_spectral(pixel_model, batches, bins=40)
     with pytest.raises(UserError, match="more images"):
         fit_spectral(pixel_model, [], bins=4)
+
+
+def test_an_x_hat_that_is_not_finite_makes_no_corrective(pixel_model, tmp_path, monkeypatch):
+    predict = pixel_model.predict
+
+    def overflown(z, t, text):
+        prediction = predict(z, t, text)
+        prediction.x_hat[0, 0, 0, 0] = float("nan")
+        return prediction
+
+    monkeypatch.setattr(pixel_model, "predict", overflown)
+    batches = [(torch.rand(8, 3, 16, 16), torch.zeros(8, 8, 32))]
+    with pytest.raises(UserError, match="x̂ is not finite in 1 of 4 bins of t: fit with the model in bfloat16 or float32"):
+        fit_spectral(pixel_model, batches, bins=4)
+    broken = Corrective(CorrectiveSpec("spectral", 3, 1000, {"bins": 4, "channels": 1, "resolution": 16}))
+    broken.network.gain[0, 0, 1] = float("nan")
+    with pytest.raises(UserError, match="gain that are NaN, infinite .* it is not saved"):
+        save_corrective(tmp_path / "b.safetensors", broken, pixel_model)
+    assert not list(tmp_path.iterdir())
+
+
+def test_t_stays_below_its_end(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda *a, **k: torch.tensor(1 - 2.0**-24))
+    positions = fit._stratified(40, torch.Generator())
+    assert max(next(positions) for _ in range(40)) < 1
 
 
 def test_spectral_filter_keeps_the_mean_and_scales():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lmc_guidance import LMCSDS, DiffusionModel, Noise, TextPair, UserError
+from lmc_guidance import LMCSDS, DiffusionModel, Noise, TextPair, UserError, load_corrective
 from lmc_guidance.diffusion import resize
 from lmc_guidance.schedule import NoiseSchedule
 
@@ -161,6 +161,45 @@ def test_from_the_hub_only_what_is_needed_is_fetched(latent_folder, tmp_path, mo
     assert networks == {"model_index.json", "scheduler", "unet", "vae"} and text == {"tokenizer", "text_encoder"}
 
 
+def test_of_a_snapshot_that_holds_no_text_weights_the_rest_is_fetched(latent_folder, tmp_path, monkeypatch):
+    """Another program may have wanted the configuration only."""
+    shared, calls = tmp_path / "shared", []
+
+    def download(name, allow, ignore):
+        calls.append(allow)
+        shutil.copytree(latent_folder, shared, dirs_exist_ok=True)
+        if len(calls) == 1:
+            for weights in (shared / "text_encoder").glob("*.safetensors"):
+                weights.unlink()
+        return shared
+
+    monkeypatch.setattr("lmc_guidance.folder.download", download)
+    assert DiffusionModel.load("owner/name").embed(["a red cube"]).shape == (1, 77, TEXT_WIDTH) and len(calls) == 2
+
+
+def test_weights_of_the_text_encoder_are_never_made_up(pixel_folder, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(pixel_folder, tmp_path / "m")
+    weights = tmp_path / "m" / "text_encoder" / "model.safetensors"
+    tensors = load_file(weights)
+    gone = next(name for name in tensors if "token_embedding" in name)
+    save_file({name: value for name, value in tensors.items() if name != gone}, weights, metadata={"format": "pt"})
+    with pytest.raises(UserError, match="text_encoder lacks 1 weights, first .*token_embedding"):
+        DiffusionModel.load(tmp_path / "m").embed(["a red cube"])
+    save_file({name: value.half() for name, value in tensors.items()}, weights.with_name("model.fp16.safetensors"), metadata={"format": "pt"})
+    weights.unlink()  # what is there in half precision only is read
+    here, there = (DiffusionModel.load(folder).embed(["a red cube"]) for folder in (tmp_path / "m", pixel_folder))
+    torch.testing.assert_close(here, there, atol=5e-3, rtol=5e-3)
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-that-name/model", "x" * 5000])
+def test_what_is_no_path_is_one_clear_line(name):
+    for load in (DiffusionModel.load, lambda name: load_corrective(name, None)):
+        with pytest.raises(UserError, match="there can be nothing at '.{1,100}': "):
+            load(name)
+
+
 def test_text_embeddings_tell_prompts_apart(pixel_model):
     cube, empty = pixel_model.embed(["a red cube", ""])
     assert cube.shape == (32, TEXT_WIDTH) and not torch.allclose(cube, empty)
@@ -179,6 +218,8 @@ def damage(folder, what):
         weights.unlink()
     elif what == "broken json":
         (unet / "config.json").write_text("{")
+    elif what == "a list for a scheduler":
+        (folder / "scheduler" / "scheduler_config.json").write_text("[]")
     elif what == "no scheduler":
         shutil.rmtree(folder / "scheduler")
     elif what == "missing tensor":
@@ -208,6 +249,10 @@ def edit_json(folder, file, key, value):
         ("scheduler/scheduler_config.json", "prediction_type", "flow_prediction"),
         ("scheduler/scheduler_config.json", "_class_name", "FlowMatchEulerDiscreteScheduler"),
         ("unet/config.json", "in_channels", 9),
+        ("unet/config.json", "sample_size", None),
+        ("unet/config.json", "sample_size", [16, 16]),
+        ("unet/config.json", "num_class_embeds", 3),
+        "a list for a scheduler",
     ],
     ids=str,
 )

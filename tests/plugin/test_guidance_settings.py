@@ -143,3 +143,26 @@ def test_half_precision_weights_follow_the_machine(make, monkeypatch):
         assert make().model.dtype == expected
         assert make(half_precision_weights=False).model.dtype == torch.float32
         assert make(half_precision_weights="bf16").model.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name, settings, message", [
+    ("sds-guidance", {"grad_clip": -1}, "grad_clip is -1.0 at step 0; it must be above 0, or null"),
+    ("nfsd-guidance", {"domain_threshold": 200.0}, "domain_threshold is 200.0; it is a share of the timesteps"),
+    ("sds-guidance", {"sqrt_anneal": True, "trainer_max_steps": -1}, "trainer_max_steps is -1"),
+    ("sds-guidance", {"sqrt_anneal": True, "trainer_max_steps": 10, "min_step_percent": 0.5, "max_step_percent": 0.2}, "0 ≤ min ≤ max ≤ 1"),
+])  # fmt: skip
+def test_numbers_that_make_no_sense_are_refused(make, name, settings, message):
+    with pytest.raises(UserError, match=message):
+        make(name, **settings)
+
+
+def test_renders_of_another_number_of_channels_are_one_line(make, latent_folder):
+    with pytest.raises(UserError, match="renders have 4 channels, 3 are expected of images; latents need rgb_as_latents"):
+        run(make("sds-guidance"), torch.rand(2, 8, 8, 4))
+    with pytest.raises(UserError, match="renders have 3 channels, 4 are expected of latents"):
+        run(make("sds-guidance", pretrained_model_name_or_path=str(latent_folder)), torch.rand(2, 8, 8, 3), rgb_as_latents=True)
+
+
+def test_a_reference_for_other_views_is_one_line(make):
+    with pytest.raises(UserError, match="dds compares 2 images with a reference of 3"):
+        run(make("dds-guidance", source_prompt="a cube"), rendered(), gt_rgb=torch.rand(3, 8, 8, 3))

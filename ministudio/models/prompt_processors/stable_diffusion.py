@@ -62,9 +62,11 @@ class StableDiffusionPromptProcessor(PromptProcessor):
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, subfolder="tokenizer")
             config = transformers.AutoConfig.from_pretrained(name, subfolder="text_encoder")
             cls = getattr(transformers, config.architectures[0])
-            encoder = cls.from_pretrained(name, subfolder="text_encoder", dtype=self._dtype())
+            encoder, report = cls.from_pretrained(name, subfolder="text_encoder", dtype=self._dtype(), output_loading_info=True)
         except Exception as error:  # each library underneath has its own types for a bad or absent file
             raise ConfigError("pretrained_model_name_or_path", self._problem(name, error)) from error
+        if missing := sorted(report["missing_keys"]):  # the library would draw them at random
+            raise ConfigError("pretrained_model_name_or_path", f"the text encoder of {name} lacks {len(missing)} weights, first {missing[0]}")
         return tokenizer, encoder.eval().requires_grad_(False).to(self.device)
 
     def _dtype(self) -> torch.dtype:
