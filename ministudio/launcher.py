@@ -9,6 +9,7 @@ import logging
 import shlex
 import shutil
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -60,6 +61,7 @@ def launch(args: argparse.Namespace, overrides: Sequence[str], root: Path, began
     """
     began = time.monotonic() if began is None else began
     _set_up_logging(args.verbose)
+    before, threading.excepthook = threading.excepthook, _thread_failed
     stop = callbacks.StopOnSignal()
     try:
         with stop.installed():
@@ -68,6 +70,8 @@ def launch(args: argparse.Namespace, overrides: Sequence[str], root: Path, began
         return 0
     except BaseException as error:
         return report(error, args.verbose)
+    finally:
+        threading.excepthook = before
 
 
 def report(error: BaseException, verbose: bool = False) -> int:
@@ -86,6 +90,12 @@ def _disk_problem(error: OSError) -> str | None:
         return None
     mend = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another folder with exp_root_dir=PATH"
     return f"cannot write {error.filename or 'the output'}: {error.strerror}; {mend}"
+
+
+def _thread_failed(args: Any) -> None:
+    """That the disk is full the main thread learns, too, and says it in one line."""
+    if not (isinstance(args.exc_value, OSError) and args.exc_value.errno in _DISK_ERRORS):
+        threading.__excepthook__(args)
 
 
 class _Lines(logging.Handler):

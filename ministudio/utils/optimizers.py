@@ -47,7 +47,10 @@ def _arguments(key: str, block: Any) -> dict[str, Any]:
     """Those of a group of parameters."""
     if block is not None and not isinstance(block, Mapping):
         raise ConfigError(key, f"must be a block such as {{lr: 0.01}}, not {block}")
-    return _plain(block)
+    plain = _plain(block)
+    if isinstance(plain.get("lr", 0.0), str):
+        raise ConfigError(f"{key}.lr", f"must be a number, not {plain['lr']}")
+    return plain
 
 
 def parse_scheduler(cfg: Any, optimizer: Optimizer) -> dict[str, Any]:
@@ -73,6 +76,8 @@ def replay_scheduler(cfg: Any, optimizer: Optimizer, n: int) -> Any:
 
 def _scheduler(cfg: Any, optimizer: Optimizer) -> Any:
     name = cfg.get("name")
+    if name == "ReduceLROnPlateau":
+        raise ConfigError("name", "ReduceLROnPlateau follows a measure of validation, and there is none here: use another schedule")
     if name not in ("SequentialLR", "ChainedScheduler"):
         return _build(lr_scheduler, cfg, optimizer)
     blocks = _list(cfg, "schedulers", of="{name, args}")

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 import torch
 from launch import EXAMPLES, main, parse_arguments
 
+from ministudio.launcher import _thread_failed
 from ministudio.data.uncond import RandomCameraDataModule
 from ministudio.utils import saving
 from ministudio.utils.config import load_config
@@ -173,6 +175,8 @@ def test_the_stored_configuration_continues_the_trial(run):
     (["system.optimizer.lr=0.5"], "system.optimizer.lr: unknown key; known: args, name, params"),
     (["system.optimizer.params.geometry=0.01"], "system.optimizer.params.geometry: must be a block such as {lr: 0.01}, not 0.01"),
     (["system.scheduler={name: LinearLR, intervall: step}"], "system.scheduler.intervall: unknown key; did you mean interval"),
+    (["system.optimizer.params.geometry.lr=abc"], "system.optimizer.params.geometry.lr: must be a number, not abc"),
+    (["system.scheduler={name: ReduceLROnPlateau}"], "system.scheduler.name: ReduceLROnPlateau follows a measure of validation"),
     (["system.background.color=red"], "system.background.color: must be a list of numbers in [0, 1], not red"),
     (["data.eval_fovy_deg=[40,70]"], "data.eval_fovy_deg: must be a single number, not [40, 70]"),
     (["data.height=abc"], "data.height: must be a whole number"),
@@ -193,6 +197,19 @@ def test_the_stored_configuration_continues_the_trial(run):
 def test_a_mistake_is_one_line(run, capsys, words, message):
     assert run("train", *words) == 1
     assert message in error_line(capsys)
+
+
+@pytest.mark.parametrize("error, told", [(OSError(errno.ENOSPC, "full"), False), (ValueError("a bug"), True)])
+def test_a_full_disk_is_told_once_whatever_thread_meets_it(monkeypatch, capfd, error, told):
+    """Curves are written by a thread of their own; the main one meets the full disk, too."""
+    def fail():
+        raise error
+
+    monkeypatch.setattr(threading, "excepthook", _thread_failed)
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+    assert ("Traceback" in capfd.readouterr().err) == told
 
 
 def test_a_weight_of_no_loss_is_told(run, capsys):
