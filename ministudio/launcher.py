@@ -133,10 +133,16 @@ class Run:
             self.data = _find("data_type", self.cfg.data_type)(self.cfg.data)
         self.system = _find("system_type", self.cfg.system_type)(self.cfg.system, resumed=self.cfg.resume is not None)
         self._check_resume()
-        if self.mode == "train" and self.cfg.timestamp and not self.given.get("timestamp"):
+        new = self.mode == "train" and self.cfg.timestamp and not self.given.get("timestamp")
+        if new:
             self._claim_folder()
         self.system.set_save_dir(str(self.folder / "save"))
-        self.trainer = self._trainer(stop)
+        try:
+            self.trainer = self._trainer(stop)
+        except UserError:
+            if new:
+                self.folder.rmdir()  # nothing is in it yet
+            raise
 
     @property
     def folder(self) -> Path:

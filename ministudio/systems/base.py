@@ -41,6 +41,7 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
         self.resumed = resumed
         self._pinned: Optional[tuple[int, int]] = None
         self._saved_groups: Optional[list[dict[str, Any]]] = None  # of a checkpoint's optimiser
+        self._configured: list[dict[str, Any]] = []  # groups of this one as they are configured, without their parameters
         self.configure()
         if self.cfg.weights is not None:
             self._load_weights(self.cfg.weights)

@@ -237,6 +237,7 @@ def test_two_runs_of_one_second_have_folders_of_their_own(run, monkeypatch):
         assert run("train", "use_timestamp=true", "trainer.max_steps=1") == 0
     names = sorted(path.name.partition("@")[2] for path in Path("outputs/ball").iterdir())
     assert names == ["20260102-030405", "20260102-030405-2", "20260102-030405-3"]
+    assert run("train", "use_timestamp=true", "trainer.max_step=1") == 1  # a mistake leaves no folder
     again = next(Path("outputs/ball").glob("*-2"))
     assert run("train", f"resume={again}/ckpts/last.ckpt", "trainer.max_steps=2", config=again / "configs/config.yaml") == 0
     assert len(list(Path("outputs/ball").iterdir())) == 3
