@@ -39,6 +39,14 @@ def build(
     return {"sds": SDS, "cond": Cond, "ms-sds": MSSDS}[name](model)
 
 
+def check_inputs(method: str, corrective: str | Path | None, source_prompt: str | None = None) -> None:
+    """`UserError` for what the method would not look at."""
+    if corrective is not None and method != "lmc":
+        raise UserError(f"--corrective is what lmc corrects by, and --method {method} does not; leave it out")
+    if source_prompt is not None and method != "dds":
+        raise UserError(f"--source-prompt is what dds compares with, and --method {method} does not; leave it out")
+
+
 def check_noise(method: str, fixed: str, mix: float, centered: bool) -> None:
     """`UserError` for options of a fixed ε that change nothing."""
     if fixed == "lmc" and method != "lmc":

@@ -94,6 +94,8 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     if not options.times:
         raise UserError("times is empty; give at least one position between 0 and 1")
+    if options.no_lmc and options.corrective is not None:
+        raise UserError("--no-lmc leaves out what --corrective is for; leave one of them out")
     model = options.load_model()
     corrective = None if options.no_lmc else methods.find_corrective(model, options.corrective)
     images = {"image": read_image(options.image, model.image_size)}

@@ -85,6 +85,7 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     if not options.prompts:
         raise SystemExit("give at least one prompt in quotes; --help shows examples")
+    methods.check_inputs(options.method, options.corrective)
     if len(options.seeds) < 2:
         raise UserError("diversity needs at least two seeds")
     if options.fixed_noise is None:

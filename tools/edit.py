@@ -26,7 +26,6 @@ from imaging.console import run_tool  # noqa: E402
 from imaging.options import OptimisationOptions, settings, warn_of_unknown_words  # noqa: E402
 from imaging.session import Session  # noqa: E402
 from imaging.synthesis import Job, Optimisation  # noqa: E402
-from lmc_guidance import UserError  # noqa: E402
 
 WHOLE_SHARE = 0.4  # the paper edits the whole image for 200 of 500 steps
 
@@ -53,8 +52,7 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     if not options.prompts:
         raise SystemExit("give a target prompt in quotes after the image; --help shows examples")
-    if options.source_prompt is not None and options.method != "dds":
-        raise UserError(f"--source-prompt is what dds compares with, and --method {options.method} does not; leave it out")
+    methods.check_inputs(options.method, options.corrective, options.source_prompt)
     recipe = options.recipe(options.method, whole_share=WHOLE_SHARE, l2=options.l2)
     model = options.load_model()
     warn_of_unknown_words(model, options.prompts)

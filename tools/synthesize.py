@@ -42,6 +42,7 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     if not options.prompts:
         raise SystemExit("give at least one prompt in quotes; --help shows examples")
+    methods.check_inputs(options.method, options.corrective)
     recipe = options.recipe(options.method)
     model = options.load_model()
     warn_of_unknown_words(model, options.prompts)

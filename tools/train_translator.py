@@ -77,6 +77,7 @@ def main() -> None:
         raise SystemExit("give at least one target prompt in quotes after the source; --help shows examples")
     if options.save_every < 1:
         raise UserError(f"save-every is {options.save_every}; it must be 1 or more")
+    methods.check_inputs(options.method, options.corrective, options.source_prompt)
     methods.check_noise(options.method, options.fixed_noise, options.noise_mix, options.noise_centered)
     omega = methods.CUSTOMARY_OMEGA[options.method] if options.omega is None else options.omega
     recipe = TranslationRecipe(

@@ -22,6 +22,8 @@ def test_without_a_corrective_and_refusals(call, tiny_model, photo, tmp_path):
     page = tmp_path / "page.html"
     arguments = (analyze.main, photo, "a", "--model", tiny_model, "--out", page, "--draws", 1)
     assert call(*arguments, "--no-lmc", "--times", 0.5)[0] == 0 and "LMC: b" not in page.read_text()
+    code, _, err = call(*arguments, "--no-lmc", "--corrective", "b.safetensors")
+    assert code == 1 and "leave one of them out" in err
     for more, message in {("--times", 1.5): "between 0 and 1", ("--corrective", "x.safetensors"): "no corrective"}.items():
         code, _, err = call(*arguments, *more)
         assert code == 1 and message in err and err.count("\n") == 1

@@ -60,6 +60,7 @@ def test_refusals_are_one_line(run, call, tiny_model, tmp_path):
     for arguments, message in {
         ("a", "--method", "dds"): "--source-prompt",
         ("a", "--source-prompt", "b"): "--source-prompt is what dds compares with",
+        ("a", "--method", "sds", "--corrective", "b.safetensors"): "--corrective is what lmc corrects by",
         (): "target prompt",
         ("a", "--l2", -1): "l2 is -1",
     }.items():

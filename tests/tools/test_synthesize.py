@@ -84,6 +84,7 @@ def test_a_folder_with_another_run_is_not_mixed_with_this_one(run, tmp_path):
         (["a", "a"], '"a" with seed 0 is asked for twice'),
         (["a", "--seeds", 1, 1], '"a" with seed 1 is asked for twice'),
         (["a", "--method", "sds", "--fixed-noise", "lmc"], "--method sds has none; use --fixed-noise all"),
+        (["a", "--method", "cond", "--corrective", "b.safetensors"], "--method cond does not; leave it out"),
         (["a", "--noise-centered"], "add --fixed-noise lmc or all"),
     ],
 )
