@@ -50,5 +50,5 @@ def _in_order(name: str) -> list[tuple[float, str]]:
 
 
 def heading(method: str) -> str:
-    """The method's name over its views, which are narrower."""
-    return method.replace(", ", ",\n")
+    """The method's name over its views, which are narrower; a guidance type says itself what it is."""
+    return method.replace("guidance_type ", "").replace(", ", ",\n")
