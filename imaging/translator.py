@@ -3,6 +3,8 @@
 A plain U-Net of eleven blocks: five encoder levels of two Conv/ReLU with max-pooling, a bottleneck, the mirrored
 decoder; 32 filters, doubling to at most 256. The class enters as a 10-dimensional frequency encoding at every pixel.
 What it makes is added to its input, unless the spec says otherwise: the paper's network has to learn to copy first.
+A network that begins as a copy gets little but noise from the loss at first, and plain ReLUs die of it, of a whole
+level in some thousand steps; so they leak, unless the spec says otherwise.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from lmc_guidance.unet import TIME_FREQUENCIES, encode_time
 
 from .files import write_atomically
 
-FORMAT, FORMAT_VERSION = "lmc-translator", 2
+FORMAT, FORMAT_VERSION = "lmc-translator", 3
+BEFORE = {"residual": False, "leak": 0.0}  # what versions 1 and 2 did not name: the former knew neither, the latter no leak
 
 
 @dataclass(frozen=True)
@@ -36,13 +39,16 @@ class TranslatorSpec:
     width: int = 32  # filters of the first level
     levels: int = 5  # of the encoder; 2 · levels + 1 blocks in all
     max_width: int = 256
-    residual: bool = True  # the output is added to the input and begins as zero; False: the paper's plain U-Net
+    residual: bool = True  # the output is added to the input and begins as zero; False: as in the paper
+    leak: float = 0.2  # slope of the ReLUs below zero; 0: as in the paper
 
     def __post_init__(self) -> None:
         if not self.targets:
             raise UserError("a translator needs at least one target prompt")
         if self.width < 1:
             raise UserError(f"width is {self.width}; a translator needs at least one filter")
+        if not 0 <= self.leak < 1:
+            raise UserError(f"leak is {self.leak}; it must be 0 or more and below 1")
 
 
 class Translator(nn.Module):
@@ -53,11 +59,11 @@ class Translator(nn.Module):
         self.spec = spec
         widths = [min(spec.width * 2**level, spec.max_width) for level in range(spec.levels + 1)]
         inputs = [3 + 2 * TIME_FREQUENCIES] + widths[:-1]
-        self.encoder = nn.ModuleList(_block(i, o) for i, o in zip(inputs[:-1], widths[:-1]))
-        self.bottleneck = _block(inputs[-1], widths[-1])
+        self.encoder = nn.ModuleList(_block(i, o, spec.leak) for i, o in zip(inputs[:-1], widths[:-1]))
+        self.bottleneck = _block(inputs[-1], widths[-1], spec.leak)
         pairs = list(zip(widths[1:], widths[:-1]))[::-1]  # (from below, of this level), coarse to fine
         self.upsample = nn.ModuleList(nn.ConvTranspose2d(below, here, 2, stride=2) for below, here in pairs)
-        self.decoder = nn.ModuleList(_block(2 * here, here) for _, here in pairs)
+        self.decoder = nn.ModuleList(_block(2 * here, here, spec.leak) for _, here in pairs)
         self.final = nn.Conv2d(widths[0], 3, 1)
         if spec.residual:
             nn.init.zeros_(self.final.weight)
@@ -81,10 +87,9 @@ class Translator(nn.Module):
         return 0.5 * self.final(features)[..., :height, :width] + (images if self.spec.residual else 0.5)
 
 
-def _block(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(), nn.Conv2d(outputs, outputs, 3, padding=1), nn.ReLU()
-    )
+def _block(inputs: int, outputs: int, leak: float) -> nn.Sequential:
+    layers = [(nn.Conv2d(i, outputs, 3, padding=1), nn.LeakyReLU(leak)) for i in (inputs, outputs)]
+    return nn.Sequential(*layers[0], *layers[1])
 
 
 def save_translator(path: Path, network: Translator, training: dict[str, Any]) -> None:
@@ -108,11 +113,11 @@ def load_translator(path: Path, device: str | torch.device = "cpu") -> tuple[Tra
             header, tensors = content.metadata() or {}, {name: content.get_tensor(name) for name in content.keys()}
     except Exception as error:  # the reader has its own exception types; whichever it is, the file is at fault
         raise UserError(f"cannot read translator '{path}': {first_line(error)}; truncated, or not safetensors") from error
-    if header.get("format") != FORMAT or header.get("format_version") not in ("1", str(FORMAT_VERSION)):
-        raise UserError(f"'{path}' is not a translator of version {FORMAT_VERSION} or 1 (by its header's format and format_version)")
+    if header.get("format") != FORMAT or header.get("format_version") not in map(str, range(1, FORMAT_VERSION + 1)):
+        raise UserError(f"'{path}' is not a translator of version 1 to {FORMAT_VERSION} (by its header's format and format_version)")
     try:
         fields, training = json.loads(header["translator"]), json.loads(header["training"])
-        fields = {"residual": False, **fields, "targets": tuple(fields["targets"])}  # version 1 knew no other
+        fields = {**BEFORE, **fields, "targets": tuple(fields["targets"])}
         network = Translator(TranslatorSpec(**fields))
         network.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -56,7 +56,9 @@ class Options(ModelOptions):
     width: int = 32
     """Filters of the network's first level, doubling to at most eight times as many."""
     residual: bool = True
-    """The network adds to its input, so that it begins as a copy; --no-residual: the paper's, which learns to copy first."""
+    """The network adds to its input, so that it begins as a copy; --no-residual: as in the paper, it learns to copy first."""
+    leak: float = 0.2
+    """Slope of the network's ReLUs below zero; with 0, as in the paper, most of them die in training and the rest learns little."""
     fixed_noise: Literal["none", "lmc", "all"] = "none"
     """Terms whose ε stays the same for all steps."""
     noise_mix: float = 0.0
@@ -90,13 +92,14 @@ def main() -> None:
     images = sources.load(options.source, model.image_size, options.images)
     torch.manual_seed(options.seed)
     spec = TranslatorSpec(
-        tuple(dict.fromkeys(options.targets)), model.image_size, options.width, max_width=8 * options.width, residual=options.residual,
+        tuple(dict.fromkeys(options.targets)), model.image_size, options.width, max_width=8 * options.width,
+        residual=options.residual, leak=options.leak,
     )
     module = Translation(Translator(spec), distillation, images, recipe, options.source_prompt)
     folder = options.out or ROOT / "outputs" / "2d" / f"translator-{options.method}-{slug(options.source)}"
     record = settings(
         distillation, recipe, options.method, source=options.source, targets=spec.targets, width=options.width, residual=options.residual,
-        training_images=len(images.training), held_out=[images.names[i] for i in images.held_out_index],
+        leak=options.leak, training_images=len(images.training), held_out=[images.names[i] for i in images.held_out_index],
         source_prompt=options.source_prompt, pictures=code(images.images),
     )
     open_run(folder, record)

@@ -17,7 +17,7 @@ from tests.pipelines import write_pixel_pipeline
 from toybox.captions import BY_CAPTION
 
 SPEC = TranslatorSpec(("a cone", "a bear"), 16, width=4, levels=2, max_width=8)
-PLAIN = dataclasses.replace(SPEC, residual=False)  # the paper's
+PLAIN = dataclasses.replace(SPEC, residual=False, leak=0.0)  # the paper's
 
 
 @pytest.fixture(scope="module")
@@ -161,19 +161,32 @@ def test_a_residual_translator_begins_as_a_copy_and_a_plain_one_does_not():
     assert (plain - images).abs().mean() > 0.1
 
 
-def test_a_file_of_version_1_is_a_plain_translator(tmp_path):
-    """Version 1 did not say whether the output is added to the input: it never was."""
-    network = Translator(PLAIN).eval()
+@pytest.mark.parametrize("version, residual", [("1", False), ("2", False), ("2", True)])
+def test_files_of_earlier_versions_are_read_as_they_were_meant(tmp_path, version, residual):
+    """Version 1 did not say whether the output is added to the input: it never was; no ReLU leaked before version 3."""
+    network = Translator(dataclasses.replace(PLAIN, residual=residual)).eval()
+    torch.nn.init.normal_(network.final.weight)
     save_translator(tmp_path / "t.safetensors", network, {})
     with safe_open(str(tmp_path / "t.safetensors"), framework="pt") as file:
         header = file.metadata()
     fields = json.loads(header["translator"])
-    del fields["residual"]
-    old = {**header, "format_version": "1", "translator": json.dumps(fields)}
+    for name in ("leak", "residual")[: 2 if version == "1" else 1]:
+        del fields[name]
+    old = {**header, "format_version": version, "translator": json.dumps(fields)}
     save_file(load_file(tmp_path / "t.safetensors"), tmp_path / "old.safetensors", metadata=old)
     loaded, _ = load_translator(tmp_path / "old.safetensors")
     images = torch.rand(2, 3, 16, 16)
     assert loaded.spec == network.spec and torch.equal(translate(network, images, 1), translate(loaded, images, 1))
+
+
+def test_no_leak_is_the_plain_relu_of_the_paper():
+    x = torch.randn(2, 3, 16, 16, requires_grad=True)
+    block = Translator(PLAIN).encoder[0]
+    features = torch.cat([x, torch.zeros(2, block[0].in_channels - 3, 16, 16)], dim=1)
+    expected = torch.relu(block[2](torch.relu(block[0](features))))
+    assert torch.equal(block(features), expected)
+    ours, = torch.autograd.grad(block(features).square().sum(), x)
+    assert torch.equal(ours, torch.autograd.grad(expected.square().sum(), x)[0])
 
 
 def test_the_file_describes_itself_and_refuses_others(tmp_path):

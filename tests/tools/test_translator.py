@@ -85,6 +85,7 @@ def test_refusals_are_one_line(train, call, cats, tmp_path):
         (cats, "a dog", "--omega", "nan"): "omega is nan",
         (cats, "a dog", "--save-every", 0): "save-every is 0",
         (cats, "a dog", "--width", 0): "width is 0",
+        (cats, "a dog", "--leak", 1): "leak is 1",
         (cats, "a dog", "--source-prompt", "a cat"): "--method lmc does not; leave it out",
         (cats, "a {color.x} dog"): "names something unknown",
         ("toybox:plain cube", "a dog", "--images", 0): "images is 0",
