@@ -45,7 +45,8 @@ class _Chunks(Dataset):
                      batch.captions)
 
 
-def _one_thread(_worker: int) -> None:
+def one_thread(_worker: int) -> None:
+    """Start of a process that renders beside others."""
     numba.set_num_threads(1)
     torch.set_num_threads(1)
 
@@ -54,7 +55,7 @@ def chunks(seed: int, first: int, size: int, pixels_wide: int, workers: int, dev
     """Chunks first, first + 1, … of `size` images each, rendered by `workers` processes of one thread, in this order."""
     loader = DataLoader(_Chunks(seed, size, pixels_wide), sampler=itertools.count(first), batch_size=None,
                         num_workers=workers, prefetch_factor=4, multiprocessing_context="spawn",
-                        worker_init_fn=_one_thread, pin_memory=device.type == "cuda")
+                        worker_init_fn=one_thread, pin_memory=device.type == "cuda")
     return iter(loader)
 
 

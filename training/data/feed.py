@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from lmc_guidance.errors import UserError
 
+from ..feed import one_thread
 from .hub import HubStream, HubTable
 from .images import Cropping, Folder, ImageItems, Item
 from .order import Batches
@@ -68,7 +69,9 @@ class Data:
         if self.spec.stream:
             return DataLoader(self._stream(batches, True), batch_size=batches.local, collate_fn=collate,
                               num_workers=min(workers, 1))
-        return DataLoader(self._items(True), batch_sampler=batches, collate_fn=collate, num_workers=workers)
+        # Once this process has rendered, a fork of it cannot: numba's threads are not there.
+        fresh = {"multiprocessing_context": "spawn", "worker_init_fn": one_thread} if workers and self.source is None else {}
+        return DataLoader(self._items(True), batch_sampler=batches, collate_fn=collate, num_workers=workers, **fresh)
 
     def held_out(self, images: int, batch: int) -> DataLoader:
         """At most so many images that training never sees, uncropped but for the square, in a fixed order."""
