@@ -49,7 +49,7 @@ class Job:
         self.model = DiffusionModel.load(options.model, device, **fast_settings(device, options.half))
         self.cropping = Cropping(self.model.image_size, options.crop, options.flip)
         self.data, self.pairs = self._open(options.data, options.stream)
-        self.broken = BrokenCount(options.broken)
+        self.broken, self.broken_held_out = BrokenCount(options.broken), BrokenCount(options.broken)
         self.teacher = Teacher(self.model, self._conditioning(), self._clips(), options.seed)
 
     @functools.cached_property
@@ -64,7 +64,15 @@ class Job:
                             f"report: {error}") from error
 
     def held_out(self, images: int):
-        return self.pictures.held_out(images, 16)
+        """Batches to judge on; what is broken among them is counted apart from what is read for training."""
+        for batch in self.pictures.held_out(images, 16):
+            self.broken_held_out.add(batch.broken)
+            yield batch
+
+    def list_broken(self, folder: Path) -> None:
+        if self.machines.is_first:
+            list_broken(folder / "broken.txt", self.broken.names)
+            list_broken(folder / "broken-held-out.txt", self.broken_held_out.names)
 
     def record(self) -> dict:
         """What the file tells about its making."""
@@ -111,10 +119,7 @@ def make(job: Job, folder: Path):
         return train(job, folder)
     if job.pairs is not None:
         raise UserError("--kind spectral fits in one pass over images; name the images as --data, not cached pairs")
-    try:
-        corrective, record = build(design(job), job.teacher, job.data, job.broken)
-    finally:  # too many are an error, and then the list is wanted most
-        list_broken(folder / "broken.txt", job.broken.names)
+    corrective, record = build(design(job), job.teacher, job.data, job.broken)
     return corrective, {**job.record(), **record, "broken": len(job.broken.names)}
 
 
@@ -148,16 +153,12 @@ def train(job: Job, folder: Path):
     resumed = state_file.exists() and not o.restart  # another process may not have deleted it yet
     corrective, record = ((build.untrained(design(job), job.teacher), {}) if resumed else
                           build.build(design(job), job.teacher, job.pictures, job.broken))
-    training = engine.Training(corrective, job.teacher, recipe(job), record)
+    training = engine.Training(corrective, job.teacher, recipe(job), record, job.broken)
     pictures = Pictures(job.teacher, next(iter(job.held_out(16))))
     watch = Watch(folder, pictures, stop_at=o.stop_images)
     if resumed:
         watch.load(training.load(state_file))
-    try:
-        done = engine.run(training, job.data, job.machines, [watch])
-    finally:
-        if job.machines.is_first:
-            list_broken(folder / "broken.txt", training.broken.names)
+    done = engine.run(training, job.data, job.machines, [watch])
     if not done and job.machines.is_first:
         print(f"stopped after {training.images_seen:,} images, saved in {folder}; the same command goes on")
     if not done:
@@ -255,12 +256,17 @@ def prepare(options: Options, job: Job, folder: Path) -> None:
 
 def run(options: Options) -> None:
     options.check()
-    folder = options.out.with_suffix(".run")
     job = Job(options)
-    if options.evaluate is not None:
-        return judge(job, options.evaluate)
     if options.write_pairs is not None:
         return write_pairs(job)
+    try:
+        make_and_judge(job) if options.evaluate is None else judge(job, options.evaluate)
+    finally:  # too many are an error, and then the lists are wanted most
+        job.list_broken((options.evaluate or options.out).with_suffix(".run"))
+
+
+def make_and_judge(job: Job) -> None:
+    options, folder = job.options, job.options.out.with_suffix(".run")
     if job.machines.is_first:
         prepare(options, job, folder)
     made = make(job, folder)

@@ -75,8 +75,9 @@ class Training(pl.LightningModule):
     """The corrective, its moving average, and one step of both."""
 
     def __init__(self, corrective: Corrective, teacher: Teacher, recipe: Recipe,
-                 record: Optional[dict[str, Any]] = None) -> None:
-        """record: how the corrective came to be before the training; kept, since a resumed run cannot know it."""
+                 record: Optional[dict[str, Any]] = None, broken: Optional[BrokenCount] = None) -> None:
+        """record, broken: how the corrective came to be before the training, and what was broken then; kept, since a resumed
+        run cannot know it."""
         super().__init__()
         if teacher.model.device.type == "cpu":  # convolutions of few channels are up to 1.6 times as fast so
             corrective = corrective.to(memory_format=torch.channels_last)
@@ -84,7 +85,7 @@ class Training(pl.LightningModule):
         self.ema = copy.deepcopy(corrective).requires_grad_(False)
         self.teacher, self.recipe, self.record = teacher, recipe, record or {}
         self.images_seen = 0
-        self.broken = BrokenCount(recipe.broken)
+        self.broken = broken or BrokenCount(recipe.broken)
         self.balance = Balance(corrective.spec.num_timesteps)
         self.step_values: dict[str, Tensor] = {}  # loss, penalty, gradient norm of the last step
         self.teacher_seconds = 0.0  # in the one forward that each image's x̂ takes
@@ -234,7 +235,11 @@ class Machines:
     @property
     def place(self) -> tuple[int, int]:
         """Rank of this process, and how many there are, before the Trainer has joined them."""
-        return _environment("RANK", "SLURM_PROCID") or 0, self.devices * self.nodes
+        rank, world = _environment("RANK", "SLURM_PROCID"), self.devices * self.nodes
+        if rank is None and world > 1:
+            raise UserError(f"{world} processes share this work, and nothing has started them: run the command under "
+                            f"torchrun --nproc-per-node {self.devices} or srun")
+        return rank or 0, world
 
     def trainer(self, steps: int, callbacks: list[pl.Callback]) -> pl.Trainer:
         """A Trainer that runs so many steps, and leaves files, logs and pictures to the callbacks."""

@@ -18,6 +18,8 @@ from imaging.console import run_tool
 from tests.pipelines import write_pixel_pipeline
 from tools import train_corrective
 from training.build import Design, untrained
+from training.data.feed import split
+from training.data.images import Folder
 from training.triplets import Teacher
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -166,6 +168,42 @@ def test_several_processes_share_the_writing_of_pairs(model, images, tmp_path, m
     assert len(shards) == 2 and len(t) == 16
     alone = Teacher(DiffusionModel.load(model), "captions", True).timesteps(range(16))
     assert sorted(t.tolist()) == sorted(alone.tolist())
+
+
+def test_a_share_of_the_pairs_is_not_written_for_the_whole(model, images, tmp_path, monkeypatch, capsys):
+    """Two processes, and nothing that has started the second."""
+    for name in ("RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    words = ["--model", model, "--data", images, "--images", 16, "--write-pairs", tmp_path / "pairs", "--devices", 2, *SMALL]
+    assert call(monkeypatch, *words) == 1
+    assert "run the command under torchrun --nproc-per-node 2" in capsys.readouterr().err
+    assert not (tmp_path / "pairs").exists()
+
+
+def test_broken_images_are_listed_before_the_training_begins(model, tmp_path, monkeypatch, capsys):
+    (tmp_path / "junk").mkdir()
+    for i in range(20):
+        (tmp_path / "junk" / f"{i}.jpg").write_bytes(b"junk")
+    words = ["--model", model, "--data", tmp_path / "junk", "--images", 8, "--kind", "preconditioned", *SMALL]
+    assert call(monkeypatch, *words, "--out", tmp_path / "b.safetensors") == 1
+    assert "50 images in a row were broken" in capsys.readouterr().err
+    assert len((tmp_path / "b.run" / "broken.txt").read_text().splitlines()) == 18
+
+
+@pytest.mark.parametrize("broken, told", [(1, None), (4, "50 images in a row were broken")])
+def test_broken_images_are_counted_where_they_are_judged_on(broken, told, model, images, tmp_path, monkeypatch, capsys):
+    """A list of its own; black stand-ins are never judged."""
+    shutil.copytree(images, tmp_path / "images")
+    files = Folder(tmp_path / "images").files
+    for index in split(len(files), "images")[1][:broken]:
+        files[index].write_bytes(b"junk")
+    words = ["--model", model, "--data", tmp_path / "images", "--images", 64, "--out", tmp_path / "b.safetensors", *SMALL]
+    assert call(monkeypatch, *words) == (told is not None)
+    output = capsys.readouterr()
+    assert told is None or told in output.err
+    assert len((tmp_path / "b.run" / "broken-held-out.txt").read_text().splitlines()) == broken
+    assert not (tmp_path / "b.run" / "broken.txt").exists()
+    assert (tmp_path / "b.report.html").exists() == (told is None)
 
 
 def test_pairs_of_broken_images_are_refused_and_listed(model, tmp_path, monkeypatch, capsys):
