@@ -136,8 +136,7 @@ def _translation_claims(findings: Findings) -> Iterator[Claim]:
     hits, moved = _hits(findings), _moved(findings)
     scores = {method: hits(images) for method, images in sets.items()}
     best = max((m for m in sets if m != "lmc"), key=lambda m: scores[m].mean().item())
-    groups = [source.numpy().tobytes() for source in sets["lmc"].sources]  # every source has an image for each target
-    pair = lambda value, a, b: bootstrap.difference(value(sets[a]).numpy(), value(sets[b]).numpy(), groups)  # noqa: E731
+    pair = lambda value, a, b: bootstrap.difference(value(sets[a]).numpy(), value(sets[b]).numpy(), sets[a].groups)  # noqa: E731
     yield Claim("Translation by LMC-SDS has the highest R-precision", f"LMC-SDS − {LABELS[best]}, the best other",
                 pair(hits, "lmc", best))
     yield Claim("… and keeps more of the input than SDS", f"{findings.by.distance.name}, SDS − LMC-SDS", pair(moved, "sds", "lmc"))

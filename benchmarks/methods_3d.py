@@ -22,7 +22,7 @@ MEASURES = {
     "seconds": Measure("seconds", bootstrap.median, whole=True),
     "peak_mib": Measure("peak MiB", bootstrap.median, whole=True),
     "r_precision": Measure("R-precision"), "iou": Measure("IoU", bootstrap.median),
-    "chamfer": Measure("Chamfer, mm", bootstrap.median, 1000.0, whole=True),
+    "chamfer": Measure("Chamfer, mm", bootstrap.median, 1000.0),
     "normal_consistency": Measure("normals", bootstrap.median),
     "floaters": Measure("floaters", bootstrap.mean), "fronts": Measure("fronts"), "janus": Measure("Janus"),
     "color_error": Measure("colour error", bootstrap.median), "saturation": Measure("saturation"),
@@ -47,6 +47,11 @@ def by_method(found: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]
 def _in_order(name: str) -> list[tuple[float, str]]:
     parts = re.split(r"(\d+(?:\.\d+)?)", name)  # every second one is a number
     return [(float(part), "") if i % 2 else (-1.0, part) for i, part in enumerate(parts)]
+
+
+def medians() -> list[str]:
+    """The columns that are medians over the runs; the others are means."""
+    return [m.heading for m in MEASURES.values() if m.centre is bootstrap.median]
 
 
 def heading(method: str) -> str:

@@ -93,8 +93,8 @@ def pool(options: Options) -> Iterator[Any]:
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     if options.measure_again:
-        for name in measure_again(options.out, options.views):
-            print(name, flush=True)
+        for told in measure_again(options.out, options.views):
+            print(told, flush=True)
         return print(page.write(options.out))
     runs = plan(options)
     refuse_mixture(runs)

@@ -21,8 +21,8 @@ import tyro  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from benchmarks import diversity_3d, omega_3d  # noqa: E402
-from benchmarks.methods_3d import MEASURES, Measure, by_method, heading, method_of  # noqa: E402
-from benchmarks.trials_3d import judge, read_result, results, turntables  # noqa: E402
+from benchmarks.methods_3d import MEASURES, Measure, by_method, heading, medians, method_of  # noqa: E402
+from benchmarks.trials_3d import ended, judge, read_result, results, turntables  # noqa: E402
 from imaging import bootstrap, pictures, tables  # noqa: E402
 from imaging.console import run_tool  # noqa: E402
 from imaging.files import write_text  # noqa: E402
@@ -76,7 +76,10 @@ def method_rows(found: Sequence[dict[str, Any]]) -> list[tables.Row]:
     rows = []
     for method, group in by_method(found).items():
         row: tables.Row = {"method": method, "runs": len(group)}
+        one_precision = len({result.get("precision") for result in group}) == 1  # bfloat16 takes half the time
         for key, m in MEASURES.items():
+            if key == "seconds" and not one_precision:
+                continue
             values = [(result[key] * m.scale, result["prompt"]) for result in group if result.get(key) is not None]
             estimate = m.centre(*zip(*values)) if values else None
             row[m.heading] = round(estimate.value) if estimate and m.whole else estimate
@@ -145,7 +148,7 @@ def _front_and_back(folder: Path) -> Tensor:
 def runs_of(folders: Sequence[Path]) -> list[dict[str, Any]]:
     """Results of runs of other sweeps, each under its sweep's name; `SystemExit` if one is not finished."""
     found = []
-    for folder in map(Path.resolve, folders):
+    for folder in dict.fromkeys(map(Path.resolve, folders)):
         result = read_result(folder)
         if result is None:
             raise SystemExit(f"--also {folder}: no finished run")
@@ -164,12 +167,15 @@ def page(out: Path, images: Path, against: str | None = None, shown: Sequence[st
     own = [{**result, "folder": folder} for folder, result in results(out).items()]
     found = own + runs_of(also)
     if not found:
-        return f"no finished runs under {out}"
+        raise SystemExit(f"no finished runs under {out}")
     rows, methods = (tables.without_empty(r) for r in (run_rows(found), method_rows(found)))
     tables.write(out, "runs", rows)
     tables.write(out, "methods", methods)
-    parts = ["95% bootstrap intervals over prompts. Fronts: of objects that have one, the share of the views where it should be seen that "
+    parts = [f"95% bootstrap intervals over prompts, from four on. {', '.join(medians())}: medians over the runs; the others: means. Seconds "
+             "only where all runs have one precision. Fronts: of objects that have one, the share of the views where it should be seen that "
              "show it. Janus: the share of the others that do, where an object shows a front at all.", tables.text(methods)]
+    if lost := ended(out):
+        parts.append(f"In no mean, since they ended without a result (see their log.txt): {', '.join(lost)}.")
     pairs = tables.without_empty(pair_rows(found, against))
     if pairs:
         tables.write(out, "pairs", pairs)

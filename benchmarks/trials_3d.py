@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -21,10 +22,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator, Sequence
 
-from omegaconf import OmegaConf
+import yaml
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from imaging.console import slug
+from imaging.console import read_json, slug
 from imaging.files import write_json
 from imaging.pictures import read_image, write_image
 
@@ -64,7 +66,7 @@ class Run:
         """What a result must have been made with to count as this run's: weights, and the configuration that the YAML and
         the overrides come to, but for what is varied."""
         words = [*self.overrides, *(f"{key}={value}" for key, value in self.varied)]
-        content = OmegaConf.merge(OmegaConf.load(self.config), OmegaConf.from_dotlist(words))
+        content = OmegaConf.merge(_load(self.config), OmegaConf.from_dotlist(words))
         guidance = content.system.guidance
         codes = {"weights_code": _weights_code(ROOT / str(guidance.pretrained_model_name_or_path))}
         if guidance.get("corrective"):  # not the one beside the model
@@ -87,6 +89,17 @@ def result_of(folder: Path) -> Path:
 def views_of(folder: Path) -> Path:
     """There when the run of a folder is done: the truth's turntable above its own."""
     return folder / "views.webp"
+
+
+def _load(config: Path) -> DictConfig:
+    """A configuration as it is written; `SystemExit` if it is none that a sweep can run."""
+    try:
+        content = OmegaConf.load(config)
+    except (OSError, yaml.YAMLError) as error:
+        raise SystemExit(f"{config}: {str(error).splitlines()[0]}") from error
+    if OmegaConf.select(content, "system.guidance.pretrained_model_name_or_path") is None:
+        raise SystemExit(f"{config}: no system.guidance.pretrained_model_name_or_path, so no run of score distillation")
+    return content
 
 
 @functools.lru_cache
@@ -170,6 +183,7 @@ def train(run: Run) -> dict[str, Any]:
     command = [sys.executable, str(ROOT / "launch.py"), "--config", str(run.config), "--train", *words]
     threads = run.threads or os.environ.get("OMP_NUM_THREADS")  # Ray sets it to the cores of its actor
     limit = {k: str(threads) for k in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS") if threads}
+    shutil.rmtree(run.trial, ignore_errors=True)  # of a run that was cut off, maybe with other overrides: its frames must not be measured
     run.folder.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     memory = run.folder / "peak_kib.txt"
@@ -219,8 +233,8 @@ def _execute(run: Run, views: int) -> str | None:
             "prompt": run.prompt, "held_out": BY_CAPTION[run.prompt].held_out, "seed": run.seed}  # now: the YAML may change meanwhile
     try:
         _record(run.folder, {**told, **train(run)}, views)
-    except (RuntimeError, OSError, ValueError) as error:
-        return str(error)
+    except Exception as error:  # whatever it is, the other runs go on
+        return str(error) or type(error).__name__
     return None
 
 
@@ -238,11 +252,15 @@ def _record(folder: Path, told: dict[str, Any], views: int) -> None:
 def measure_again(out: Path, views: int = 8) -> Iterator[str]:
     """Take every measure of the finished runs under `out` anew, from the trials that lie there; yields what became of each."""
     for name, told in results(out).items():
-        if (out / name / "trial").is_dir():
-            _record(out / name, told, views)
-            yield name
-        else:
+        if not (out / name / "trial").is_dir():
             yield f"{name}: left as it was, its trial is not here"
+            continue
+        try:
+            _record(out / name, told, views)
+        except Exception as error:  # an incomplete trial; the others go on
+            yield f"{name}: left as it was: {error or type(error).__name__}"
+        else:
+            yield name
 
 
 def turntables(folder: Path) -> Tensor:
@@ -255,7 +273,18 @@ def turntables(folder: Path) -> Tensor:
 def read_result(folder: Path) -> dict[str, Any] | None:
     """What `result_of` the folder of a run holds; None if the run is not done."""
     path = result_of(folder)
-    return json.loads(path.read_text()) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
+
+
+def ended(out: Path) -> list[str]:
+    """The names of runs that ended without a result, in an error or by a kill."""
+    begun = [log.parent for log in sorted(out.glob("*/log.txt")) if not result_of(log.parent).is_file()]
+    return [folder.name for folder in begun if not _under_way(folder)]
+
+
+def _under_way(folder: Path) -> bool:
+    with _claimed(folder) as mine:
+        return not mine
 
 
 def results(out: Path) -> dict[str, dict[str, Any]]:

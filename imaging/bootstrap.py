@@ -9,6 +9,7 @@ from scipy import stats
 
 RESAMPLES = 2000
 LEVEL = 0.95
+FEWEST = 4  # groups that an interval needs: resampling cannot leave the range of the data, which of two holds half of all means
 
 
 class Estimate(NamedTuple):
@@ -24,8 +25,10 @@ class Estimate(NamedTuple):
 
     @property
     def interval(self) -> str:
-        """The interval in words; a single value has none."""
-        return f"[{self.low:.3f}, {self.high:.3f}]" if np.isfinite(self.high - self.low) else "(one value)"
+        """The interval in words; too few values have none."""
+        if np.isfinite(self.high - self.low):
+            return f"[{self.low:.3f}, {self.high:.3f}]"
+        return "(one value)" if self.n == 1 else "(too few)"
 
 
 def mean(values: Sequence[float], groups: Sequence | None = None, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
@@ -33,7 +36,7 @@ def mean(values: Sequence[float], groups: Sequence | None = None, seed: int = 0,
 
     groups: what each value belongs to (its prompt). Whole groups are drawn, with all their seeds, because images of
     one prompt are alike; with one group only, single values are drawn, and the interval is about that prompt alone.
-    A single value says nothing of its spread: its interval is infinite.
+    Fewer than FEWEST say too little of their spread: the interval is infinite.
     """
 
     def resampled(clusters: list[np.ndarray], drawn: np.ndarray) -> np.ndarray:
@@ -58,7 +61,7 @@ def _percentile(
     """The statistic of all values; `resampled(clusters, drawn)` gives it for each row of drawn clusters, (resamples,)."""
     values = np.asarray(values, np.float64)
     clusters = _clusters(values, groups)
-    if len(clusters) == 1:
+    if len(clusters) < FEWEST:
         return Estimate(float(statistic(values)), -np.inf, np.inf, len(values))
     drawn = np.random.default_rng(seed).integers(len(clusters), size=(resamples, len(clusters)))
     return Estimate(float(statistic(values)), *_quantiles(resampled(clusters, drawn), len(clusters)), len(values))

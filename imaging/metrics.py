@@ -31,6 +31,13 @@ class ImageSet:
     sources: Tensor | None = None  # like images: what each was made from
     seeds: bool = True  # images of one caption differ in their seed; False: in what they were made from, or anyhow
 
+    @property
+    def groups(self) -> Sequence:
+        """What makes images right or wrong together: their caption, or the source where each has an image of several captions."""
+        if self.seeds or self.sources is None:
+            return self.captions
+        return [source.numpy().tobytes() for source in self.sources]
+
 
 @dataclass
 class Yardstick:
@@ -50,10 +57,9 @@ def measure(images: ImageSet, by: Yardstick) -> Row:
         raise UserError(f"'{missing[0]}' is not in the pool of R-precision; add it, or choose another --pool")
     features, similarity = judged(images, by)
     truth = torch.tensor([list(by.pool).index(caption) for caption in images.captions])
-    groups = images.captions
 
     def estimate(values: Tensor) -> Estimate:
-        return bootstrap.mean(values.double().numpy(), groups, by.seed)
+        return bootstrap.mean(values.double().numpy(), images.groups, by.seed)
 
     return {
         "set": images.name,
@@ -62,7 +68,7 @@ def measure(images: ImageSet, by: Yardstick) -> Row:
         "R-precision": estimate(r_precision(similarity, truth)) if len(set(by.pool)) > 1 else None,  # of one, all is first
         by.distance.name: None if images.sources is None else estimate(by.distance(images.images, images.sources)),
         **{name: estimate(values) for name, values in statistics.all_statistics(images.images).items()},
-        "Fréchet": None if by.samples is None else frechet_to_samples(features, groups, by),
+        "Fréchet": None if by.samples is None else frechet_to_samples(features, images.captions, by),
         "diversity": diversity(images, by) if images.seeds else None,
     }
 

@@ -26,6 +26,7 @@ from .synthesis import embed
 from .translator import Translator, translate
 
 CHECKPOINT = "last.ckpt"
+LARGEST_NORM = 1.0  # of the gradient of all weights: single draws of ε throw the network out of all bounds otherwise
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ class Translation(pl.LightningModule):
         self._shown = [embeddings[prompt] for prompt in shown]  # (1, Nt, D) for each training image
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.network.parameters(), self.recipe.learning_rate)
+        # The gradient starts near zero and grows along the cosine: against a long memory of small ones Adam's steps would be huge.
+        return torch.optim.Adam(self.network.parameters(), self.recipe.learning_rate, betas=(0.9, 0.99))
 
     def train_dataloader(self) -> DataLoader:
         """Lightning wants to be fed; the batch itself comes from the step's number."""
@@ -170,7 +172,7 @@ def train(module: Translation, folder: Path, every: int = 500, device: str | tor
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=[device.index or 0] if device.type == "cuda" else 1,
             max_steps=module.recipe.steps, max_epochs=-1, callbacks=[keeper], logger=CSVLogger(folder, "log"),
-            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=20,
+            gradient_clip_val=LARGEST_NORM, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=20,
         )  # fmt: skip
         trainer.fit(module, ckpt_path=str(checkpoint) if checkpoint.is_file() else None)
     return trainer.global_step >= module.recipe.steps

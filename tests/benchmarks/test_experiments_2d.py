@@ -94,16 +94,16 @@ def noise(strength: float, captions, saturation: float = 0.0) -> ImageSet:
 
 
 def test_claims_on_sets_whose_answers_are_known(monkeypatch):
-    captions = ["a"] * 2 + ["b"] * 2 + ["c"] * 2
-    monkeypatch.setattr(page, "_similarity", lambda images, by: (torch.eye(6)[:, :3], torch.zeros(6, dtype=torch.long)))
-    findings = page.Findings(None, SimpleNamespace(distance=MeanDistance(), pool=["a", "b", "c"]))
+    captions = [caption for caption in "abcd" for _ in range(2)]
+    monkeypatch.setattr(page, "_similarity", lambda images, by: (torch.eye(8)[:, :4], torch.zeros(8, dtype=torch.long)))
+    findings = page.Findings(None, SimpleNamespace(distance=MeanDistance(), pool=["a", "b", "c", "d"]))
     findings.samples = noise(0.1, captions, 0.2)
     blurred = dataclasses.replace(noise(0.01, captions), sources=noise(0.1, captions).images)
     findings.extra = {"proj": blurred, "sds low": noise(0.02, captions), "sds high": noise(0.1, captions, 0.9),
                       "lmc tenth": noise(0.05, captions, 0.25), "lmc tenth of best": noise(0.05, captions, 0.25)}
     findings.sets = {("synthesis", "sds"): noise(0.1, captions, 0.8), ("synthesis", "lmc"): noise(0.1, captions),
                      ("synthesis", "cond"): noise(0.5, captions)}
-    findings.diversity = {"lmc": [[0.1, 0.2, 0.3], [0.3, 0.4, 0.5]]}
+    findings.diversity = {"lmc": [[0.1, 0.2, 0.3, 0.2], [0.3, 0.4, 0.5, 0.4]]}
     for method, strength in {"sds": 0.05, "lmc": 0.1}.items():  # from grey: the sharper edit is farther from its source
         findings.sets["editing", method] = noise(strength, captions)
     verdicts = {claim.text: claim.verdict for claim in page.claims(findings)}

@@ -161,10 +161,51 @@ def test_the_page_has_a_row_a_method_and_a_list_of_runs(options):
     assert (options.out / "runs.csv").read_text().count("\n") == 1 + 8
     methods = {row[1].strip(): row for row in rows[:4]}
     lmc = methods["dreamfusion-lmc, guidance_type lmc-guidance, guidance_scale 0"]
-    assert lmc[2].strip() == "2" and lmc[6].strip() == "0.200 [0.000, 0.400]" and lmc[7].strip() == "21"
+    assert lmc[2].strip() == "2" and lmc[6].strip() == "0.200 (too few)" and lmc[7].strip() == "21.400 (too few)"
     assert (options.out / "methods.csv").read_text().count("\n") == 5
     for name in (f"{options.out.name}.png", f"{options.out.name}_omega.png"):
         assert (options.out / "docs" / "images" / name).stat().st_size > 1000
+
+
+def test_runs_that_ended_without_a_result_are_named_and_seconds_of_two_precisions_are_not_averaged(options):
+    first, second, lost, busy = bench.plan(options)[:4]
+    fake_result(first, precision="float32")
+    fake_result(second, precision="bfloat16")
+    for run in (lost, busy):
+        run.folder.mkdir(parents=True)
+        (run.folder / "log.txt").write_text("no surface")
+    with trials._claimed(busy.folder):
+        text = page.write(options.out)
+    assert f"without a result (see their log.txt): {lost.folder.name}.\n" in text
+    assert "IoU, Chamfer, mm, normals, colour error: medians" in text
+    rows = page.method_rows(list(trials.results(options.out).values()))
+    same = first.varied == second.varied
+    assert [("seconds" in row) for row in rows] == ([False] if same else [True, True])
+
+
+def test_a_folder_without_runs_leaves_the_page_alone(options, tmp_path):
+    docs = tmp_path / "page.md"
+    docs.write_text(f"before\n{page.tables.BEGIN}\nnumbers\n{page.tables.END}\n")
+    with pytest.raises(SystemExit, match="no finished runs under"):
+        page.write(tmp_path / "typo", docs)
+    assert "numbers" in docs.read_text()
+
+
+@pytest.mark.parametrize("content, message", [("a: [1", "while parsing"), ("system: {}", "no system.guidance.pretrained"), (None, "No such file")])
+def test_a_configuration_that_no_sweep_can_run_is_one_line(options, tmp_path, content, message):
+    config = tmp_path / "c.yaml"
+    if content is not None:
+        config.write_text(content)
+    with pytest.raises(SystemExit, match=message):
+        dataclasses.replace(bench.plan(options)[0], config=config).settings()
+
+
+def test_what_a_killed_run_left_is_not_measured(options, monkeypatch):
+    run = bench.plan(options)[0]
+    stale = run.trial / "save" / "it300-test"
+    stale.mkdir(parents=True)
+    monkeypatch.setattr(trials.subprocess, "run", lambda *_, **__: (_ for _ in ()).throw(KeyError("whatever")))
+    assert "whatever" in trials.execute(run) and not stale.exists()
 
 
 def test_runs_of_another_sweep_stand_beside_under_its_name(options):
@@ -323,10 +364,6 @@ def test_pairs_are_compared_over_what_both_have(options):
     assert rows[0]["Janus"] is None
     with pytest.raises(SystemExit, match="no such method; there are dreamfusion-lmc, guidance_type"):
         page.pair_rows(found, "sds")
-
-
-def test_a_page_of_nothing_says_so(tmp_path):
-    assert page.write(tmp_path / "new") == f"no finished runs under {tmp_path / 'new'}"
 
 
 def test_ray_runs_the_same_sweep(options, monkeypatch):

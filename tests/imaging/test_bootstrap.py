@@ -29,10 +29,10 @@ def test_coverage_holds_for_few_prompts(count):
 
 
 def test_the_mean_is_the_mean_and_seeded():
-    values, groups = [1.0, 2.0, 3.0, 10.0], ["a", "a", "a", "b"]
+    values, groups = [1.0, 2.0, 3.0, 10.0, 10.0, 10.0], ["a", "a", "a", "b", "c", "d"]
     first = bootstrap.mean(values, groups)
-    assert first.value == 4.0 and first.n == 4 and first == bootstrap.mean(values, groups)
-    assert first.low == pytest.approx(2.0) and first.high == pytest.approx(10.0)  # only a drawn, only b drawn
+    assert first.value == 6.0 and first.n == 6 and first == bootstrap.mean(values, groups)
+    assert first.low == pytest.approx(2.0) and first.high == pytest.approx(10.0)  # only a drawn, a never
 
 
 def test_one_group_falls_back_to_single_values():
@@ -44,6 +44,12 @@ def test_a_single_value_has_no_finite_interval():
     estimate = bootstrap.mean([0.3])
     assert estimate.value == 0.3 and (estimate.low, estimate.high) == (-np.inf, np.inf)
     assert str(estimate) == "0.300 (one value)"
+
+
+def test_three_prompts_have_none_either():
+    """Resampled means stay within the data, where the mean of three normal values lies beyond it once in four times."""
+    estimate = bootstrap.mean([0.1, 0.1, 0.3, 0.5], ["a", "a", "b", "c"])
+    assert (estimate.low, estimate.high) == (-np.inf, np.inf) and str(estimate) == "0.250 (too few)"
 
 
 def test_a_paired_difference_is_narrower_than_its_parts():

@@ -23,7 +23,7 @@ def test_distances_to_the_first_and_between_all_pairs():
 
 
 def test_one_prompt_has_intervals_over_its_seeds():
-    rows = diversity.rows_of({"fresh": flat(0.1, 0.1, 0.2, 0.1), "fixed": flat(0.0, 0.5, 0.9, 0.3)}, 1, MeanDistance())
+    rows = diversity.rows_of({"fresh": flat(0.1, 0.1, 0.2, 0.1, 0.2), "fixed": flat(0.0, 0.5, 0.9, 0.3, 0.4)}, 1, MeanDistance())
     for row in rows:
         for measure in ("to the first", "all pairs"):
             assert row[measure].low <= row[measure].value <= row[measure].high < float("inf")
