@@ -40,6 +40,36 @@ def test_hub_images_inside_archives_are_read(stream, tmp_path):
     assert len({number for _, number, _ in rows}) > 8
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("value", [7, 0.5, True])
+def test_a_column_that_holds_no_images_is_one_line(value, stream, tmp_path):
+    datasets = pytest.importorskip("datasets", reason="needs the optional package datasets")
+    datasets.Dataset.from_dict({"image": [value] * 20}).save_to_disk(str(tmp_path / "hub"))
+    with pytest.raises(UserError, match="column 'image' of data set '.*hub' holds no images.*; name another") as error:
+        Data(DataSpec(f"hf:{tmp_path / 'hub'}", Cropping(8), stream=stream))
+    assert "\n" not in str(error.value)
+
+
+def test_a_column_of_lists_of_texts_is_one_line(tmp_path):
+    datasets = pytest.importorskip("datasets", reason="needs the optional package datasets")
+    datasets.Dataset.from_dict({"image": [["a", "b"]] * 20}).save_to_disk(str(tmp_path / "hub"))
+    with pytest.raises(UserError, match="column 'image' of data set '.*hub' holds no images"):
+        Data(DataSpec(f"hf:{tmp_path / 'hub'}", Cropping(8)))
+
+
+@pytest.mark.parametrize("rows", [[], [{"image": {"bytes": png(0), "path": None}}, {"image": png(1)}, {"image": png(2)}]],
+                         ids=["empty", "three"])
+def test_a_stream_that_does_not_tell_its_columns(rows, monkeypatch):
+    datasets = pytest.importorskip("datasets", reason="needs the optional package datasets")
+    monkeypatch.setattr("training.data.hub.load", lambda name, stream: datasets.IterableDataset.from_generator(lambda: iter(rows)))
+    stream = lambda: HubStream("owner/name", [[0, 1, 2]], Cropping(8), 0, 512, shuffle=False)
+    if rows:
+        assert [number_of(item.image) for item in stream()] == [0, 1, 2]
+    else:
+        with pytest.raises(UserError, match="data set 'owner/name' has no records; name another"):
+            stream()
+
+
 def test_a_stream_that_breaks_off_is_one_line(hub):
     stream = HubStream(hub.removeprefix("hf:"), [[0, 1, 2, 3]], Cropping(8), 0, 512, shuffle=False)
     good = [dict(row) for row in stream.data.take(2)]

@@ -44,7 +44,8 @@ class Columns:
     """Which columns hold the image and the caption, and how a row is read."""
 
     def __init__(self, data: Any, name: str) -> None:
-        features = list(data.features or next(iter(data)))
+        features = list(data.features or _first(data, name))
+        self.name = name
         self.image = next((column for column in IMAGES if column in features), None)
         self.caption = next((column for column in CAPTIONS if column in features), None)
         if self.image is None:
@@ -52,14 +53,31 @@ class Columns:
                             f"looked for {', '.join(IMAGES)}")
 
     def undecoded(self, data: Any) -> Any:
-        """The data set with image files as bytes, so that a broken one costs itself only."""
+        """The data set with image files as bytes, so that a broken one costs itself only; `UserError` if the column holds
+        no images."""
         import datasets
 
-        return data.cast_column(self.image, datasets.Image(decode=False))
+        if data.features is None:  # a stream that does not tell: it decodes nothing
+            return data
+        feature = data.features[self.image]
+        if isinstance(feature, datasets.Value) and not feature.dtype.endswith(("string", "binary")):
+            raise self._no_images(feature.dtype)  # a stream would find it out in its rows
+        try:
+            return data.cast_column(self.image, datasets.Image(decode=False))
+        except Exception as error:  # arrow and datasets have their own types
+            raise self._no_images(first_line(error)) from error
+
+    def _no_images(self, found: str) -> UserError:
+        return UserError(f"column '{self.image}' of data set '{self.name}' holds no images, their files or addresses ({found}); "
+                         "name another data set, or rename its columns")
 
     def record(self, row: dict, name: str) -> Record:
-        value = row[self.image]
+        import datasets
+
         try:
+            value = row[self.image]
+            if not isinstance(value, dict):  # of a stream that does not tell its columns: a path, bytes, or an image
+                value = datasets.Image().encode_example(value)
             content = value["bytes"]
             if content is None:
                 with fsspec.open(value["path"], "rb") as file:  # a path, or zip://a.png::b.zip, or hf://…
@@ -67,6 +85,14 @@ class Columns:
         except Exception as error:  # each file system has its own types; whichever it is, this record is at fault
             raise BrokenImage(f"{name}: {error}") from error
         return Record(name, content, str(row[self.caption] or "") if self.caption else "")
+
+
+def _first(data: Any, name: str) -> dict:
+    """The first row of a stream; `UserError` if it is empty."""
+    row = next(iter(data), None)
+    if row is None:
+        raise UserError(f"data set '{name}' has no records; name another one, or another split of it (hf:NAME:SPLIT)")
+    return row
 
 
 class HubTable:
