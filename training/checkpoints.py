@@ -20,17 +20,23 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """The state in `path`; nothing but tensors and plain values is ever unpickled."""
+    """The state of a corrective's training in `path`; `UserError` if it is damaged or of another version."""
+    state = read_state(path, "start anew with --restart")
+    if state.get("version") != VERSION:
+        raise UserError(f"training state '{path}' has version {state.get('version')}, this program reads {VERSION}; "
+                        "start anew with --restart, or name another --out")
+    return state
+
+
+def read_state(path: Path, mend: str) -> dict[str, Any]:
+    """What `path` holds, on the CPU; nothing but tensors and plain values is ever unpickled. `UserError` with the `mend` if
+    it is damaged."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["version"] != VERSION:
-            raise UserError(f"training state '{path}' has version {state['version']}, this program reads {VERSION}; "
-                            "start anew with --restart, or name another --out")
-    except (UserError, MemoryError):
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except MemoryError:
         raise
     except Exception as error:  # the reader has its own types; whichever it is, the file is at fault
-        raise UserError(f"cannot read training state '{path}': it is damaged; start anew with --restart") from error
-    return state
+        raise UserError(f"cannot read training state '{path}': it is damaged; {mend}") from error
 
 
 class Log:
@@ -45,8 +51,9 @@ class Log:
 
     def append(self, row: dict[str, float]) -> None:
         try:
+            images, *values = (row[c] for c in self.columns)
             with open(self.path, "a", encoding="utf-8") as file:
-                file.write(",".join(f"{row[c]:.9g}" for c in self.columns) + "\n")
+                file.write(",".join([f"{images:d}", *(f"{value:.9g}" for value in values)]) + "\n")
         except OSError as error:
             raise UserError(f"cannot write '{self.path}': {error.strerror}") from error
 

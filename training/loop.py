@@ -16,6 +16,8 @@ from imaging.console import Interrupted, StopSignal, progress_bar
 from imaging.files import save_state
 from lmc_guidance.diffusion import half_dtype
 
+from .checkpoints import read_state
+
 
 class Trainee(Protocol):
     """What the loop trains. Progress is counted in images."""
@@ -46,7 +48,7 @@ def run(trainee: Trainee, folder: Path, name: str, minutes: float | None = None,
     """
     state_file = folder / f"{name}.pt"
     if state_file.exists():
-        trainee.load_state_dict(torch.load(state_file, weights_only=True))
+        trainee.load_state_dict(read_state(state_file, "delete it to start anew"))
     clock = _Clock(trainee, minutes, within)
     saved, logged, average = time.monotonic(), time.monotonic(), None
     with progress_bar() as progress, StopSignal() as stop:

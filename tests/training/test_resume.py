@@ -76,6 +76,14 @@ def test_log_has_the_decayed_rate_and_falling_penalty_columns(whole):
     assert all(float(row["gradient_norm"]) > 0 for row in rows)
 
 
+def test_rows_of_a_long_training_are_kept(tmp_path):
+    """From 10⁹ images on a float of nine digits is no whole number any more."""
+    log = checkpoints.Log(tmp_path / "log.csv", ("images", "loss"), 0)
+    log.append({"images": 1_000_000_032, "loss": 0.25})
+    checkpoints.Log(tmp_path / "log.csv", ("images", "loss"), 1_000_000_032)
+    assert checkpoints.read_log(tmp_path / "log.csv") == [{"images": "1000000032", "loss": "0.25"}]
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OSError(30, "Read-only file system")])
 def test_a_full_or_read_only_disk_is_one_line_and_keeps_what_was_saved(error, pixel_model, tmp_path, monkeypatch, data):
     train(pixel_model, tmp_path, data(), stop_at=8)

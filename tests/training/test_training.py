@@ -89,6 +89,23 @@ def test_loop_reaches_its_goal_and_goes_on_from_its_file(words, tmp_path):
     assert not loop.run(make(10_000), tmp_path, "tiny", minutes=0.0)
 
 
+@pytest.mark.parametrize("damage", [lambda whole: b"junk", lambda whole: whole[:-2000]], ids=["junk", "cut"])
+def test_a_damaged_state_is_one_line(damage, words, tmp_path):
+    make = lambda: clip.ClipTrainee(dataclasses.replace(TINY_CLIP, images=16), words)
+    loop.run(make(), tmp_path, "tiny")
+    (tmp_path / "tiny.pt").write_bytes(damage((tmp_path / "tiny.pt").read_bytes()))
+    with pytest.raises(UserError, match="cannot read training state '.*tiny.pt': it is damaged; delete it to start anew"):
+        loop.run(make(), tmp_path, "tiny")
+
+
+def test_a_state_of_another_device_is_read_on_the_cpu(tmp_path, monkeypatch):
+    torch.save({}, tmp_path / "tiny.pt")
+    asked, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda path, **options: asked.append(options["map_location"]) or load(path, **options))
+    trainee = SimpleNamespace(goal=0, images_seen=0, load_state_dict=lambda state: None, state_dict=dict, sample=lambda path: None)
+    assert loop.run(trainee, tmp_path, "tiny") and asked == ["cpu"]
+
+
 def test_a_signal_saves_and_is_no_end(words, tmp_path, monkeypatch):
     """What is built from a training must not be built from one that was stopped."""
     trainee = clip.ClipTrainee(dataclasses.replace(TINY_CLIP, images=10_000), words)
