@@ -87,7 +87,7 @@ class Training(pl.LightningModule):
         self.images_seen = 0
         self.broken = broken or BrokenCount(recipe.broken)
         self.balance = Balance(corrective.spec.num_timesteps)
-        self.step_values: dict[str, Tensor] = {}  # loss, penalty, gradient norm of the last step
+        self.step_values: dict[str, Tensor] = {}  # loss, penalty, gradient norm of the last step; empty if it was left out
         self.teacher_seconds = 0.0  # in the one forward that each image's x̂ takes
         self._optimizer_state: Optional[dict[str, Any]] = None
         self._spoilt_in_a_row = 0  # steps
@@ -133,7 +133,7 @@ class Training(pl.LightningModule):
                             "finite; the frozen model may overflow in half precision: try --no-half, or a lower --learning-rate")
         for p in self.corrective.parameters():
             p.grad = None
-        self.step_values = {name: torch.zeros_like(value) for name, value in self.step_values.items()}
+        self.step_values = {}
         print(f"left out the step at image {self.images_seen:,}: its loss or gradient is not finite", file=sys.stderr)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:

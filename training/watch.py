@@ -46,10 +46,12 @@ class Watch(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, training: Training, outputs: Any, batch: Any,
                            batch_idx: int) -> None:
         images, recipe = training.images_seen, training.recipe
-        values = torch.stack([training.step_values[name].double().cpu() for name in SUMMED])
+        counted = bool(training.step_values)  # a step that is left out has no loss
+        values = (torch.stack([training.step_values[name].double().cpu() for name in SUMMED]) if counted
+                  else torch.zeros_like(self._sums))
         self.stopping |= self._signal.raised or (self.stop_at is not None and images >= self.stop_at)
         values, self.stopping = _over_processes(trainer, values, self.stopping)
-        self._sums, self._steps = self._sums + values, self._steps + 1
+        self._sums, self._steps = self._sums + values, self._steps + counted
         self._note_broken(training, batch)
         if _crosses(images, recipe.batch, recipe.log_images):
             self._write_row(trainer, training)
