@@ -22,6 +22,7 @@ import tyro
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
 CORRECTIVE_SEED = 3  # of the images that the corrective is fitted on: not those of the denoiser's own training
+CORRECTIVE_IMAGES = 2000
 
 
 @dataclasses.dataclass
@@ -33,7 +34,7 @@ class Options:
     minutes: float | None = None
     """Stop each stage after so many minutes, saved; none: at the recipe's goal."""
     images: int | None = None
-    """Train on so many images in all instead of the recipe's number."""
+    """Train on so many images in all instead of the recipe's number; not for the corrective, which has its own."""
     within: float | None = None
     """Train on as many images as the machine can in so many minutes, and end with the falling learning rate."""
     device: str = "auto"
@@ -138,7 +139,7 @@ def fit_corrective(options: Options) -> None:
     from tools import train_corrective
 
     train_corrective.run(train_corrective.Options(
-        model=str(options.models), out=options.models / FILE_NAME, images=options.images,
+        model=str(options.models), out=options.models / FILE_NAME, images=CORRECTIVE_IMAGES,
         seed=CORRECTIVE_SEED, report=False))
 
 

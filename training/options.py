@@ -135,6 +135,8 @@ class Options:
             (judges and not self.report, "--evaluate writes the report that --no-report leaves out; drop one of them"),
             (judges and writes, "--evaluate judges and --write-pairs writes; drop one of them"),
             (writes and self.images is None, "--write-pairs needs --images, the number of pairs to write"),
+            (self.stream and not self.data.startswith("hf:"),
+             f"--stream is for hf: data, and --data is '{self.data}'; drop it, or give hf:NAME"),
             (not judges and self.kind == "spectral" and self.normalisation not in (None, "none"),
              f"--normalisation {self.normalisation} is for the U-Net kinds; --kind spectral needs none"),
         ]

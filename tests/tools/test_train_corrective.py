@@ -254,6 +254,8 @@ def test_few_images_serve_every_bin_of_t(model, images, tmp_path, monkeypatch, c
     (["--write-pairs", "pairs"], "--write-pairs needs --images"),
     (["--evaluate", "b.safetensors", "--no-report"], "--evaluate writes the report that --no-report leaves out"),
     (["--evaluate", "b.safetensors", "--write-pairs", "pairs"], "drop one of them"),
+    (["--stream"], "--stream is for hf: data, and --data is '"),
+    (["--stream", "--data", "toybox"], "--stream is for hf: data, and --data is 'toybox'"),
     (["--normalisation", "own/image"], "--kind spectral needs none"),
     (["--kind", "unet", "--images", "8", "--out", "/proc/nowhere/b.safetensors"], "cannot write"),
 ])

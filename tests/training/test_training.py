@@ -10,12 +10,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors import safe_open
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from imaging import files
 from imaging.console import Interrupted
 from lmc_guidance import UserError
-from tools import build_toybox
+from tools import build_toybox, train_corrective
 from toybox import captions, dataset, render
 from training import clip, denoiser, export, feed, loop, tokenizer
 from training.evaluate import Rate
@@ -126,6 +127,15 @@ def test_a_number_that_asks_for_nothing_is_refused(options, message):
 def test_the_denoiser_needs_its_encoder(tmp_path):
     with pytest.raises(UserError, match="tokenizer is not there: run --stage encoder first"):
         build_toybox.train_denoiser(build_toybox.Options(models=tmp_path))
+
+
+def test_the_corrective_is_fitted_on_the_images_of_the_committed_one_whatever_the_others_train_on(tmp_path, monkeypatch):
+    fitted = []
+    monkeypatch.setattr(train_corrective, "run", fitted.append)
+    build_toybox.fit_corrective(build_toybox.Options(stage="all", images=64, models=tmp_path))
+    with safe_open(build_toybox.ROOT / "models" / "toybox" / "corrective.safetensors", "pt") as committed:
+        made = json.loads(committed.metadata()["training"])
+    assert (fitted[0].images, fitted[0].seed) == (made["images"], made["seed"])
 
 
 def test_a_run_within_minutes_sets_its_goal_by_its_speed(tmp_path):
