@@ -10,7 +10,7 @@ bash install.sh --run [WORDS...]    set up, then train and export: launch.py --c
 bash install.sh --test [WORDS...]   set up with the test tools, then run the tests: pytest WORDS
 bash install.sh --threestudio DIR   link the plugin into the custom/ folder of a threestudio checkout
 
-Variables: PYTHON=python3.12      the interpreter to build .venv with (3.10 or newer)
+Variables: PYTHON=python3.12      the interpreter to build .venv with (3.10 to 3.13)
            TORCH_SPEC=torch==2.9  another torch than the one chosen for this machine
 TEXT
 }
@@ -30,10 +30,10 @@ find_python() {
     for candidate in "${candidates[@]}"; do
         if "$candidate" -c '
 import sys, venv, ensurepip
-if sys.version_info < (3, 10): sys.exit(1)
+if not (3, 10) <= sys.version_info < (3, 14): sys.exit(1)  # for 3.14 xatlas has no wheel yet
 print(sys._base_executable, sys.version.split()[0], sep="\n")' 2>/dev/null; then return; fi
     done
-    fail "no Python 3.10 or newer with the venv module (tried: ${candidates[*]}); install one (Debian: apt-get install python3 python3-venv) or name it: PYTHON=/path/to/python bash install.sh"
+    fail "no Python 3.10 to 3.13 with the venv module (tried: ${candidates[*]}); install one (Debian: apt-get install python3 python3-venv) or name it: PYTHON=/path/to/python bash install.sh"
 }
 
 has_gpu() {
