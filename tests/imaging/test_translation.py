@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from imaging import methods, sources, translation
 from imaging.sources import Sources
-from imaging.translation import Translation, TranslationRecipe, reconstruction_share
+from imaging.translation import LARGEST_NORM, Translation, TranslationRecipe, reconstruction_share, train
 from imaging.translator import Translator, TranslatorSpec, load_translator, save_translator, translate
 from lmc_guidance import DiffusionModel, UserError
 from tests.pipelines import write_pixel_pipeline
@@ -55,6 +55,17 @@ def test_l2_gives_way_to_the_method_along_a_cosine():
     shares = [reconstruction_share(step, 100) for step in range(101)]
     assert shares[0] == 1 and shares[50] == pytest.approx(0.5) and shares[100] == pytest.approx(0)
     assert all(a > b for a, b in zip(shares, shares[1:]))
+
+
+def test_no_step_follows_a_gradient_beyond_the_bound(model, tmp_path, monkeypatch):
+    """Single draws of ε have gradients that would throw the network out of all bounds."""
+    trainee, norms = module(model, 3), []
+    monkeypatch.setattr(trainee, "_gradient", lambda x, *_: torch.full_like(x, 1e6))
+    optimizer = trainee.configure_optimizers()
+    optimizer.register_step_post_hook(lambda *_: norms.append(torch.nn.utils.get_total_norm([p.grad for p in trainee.network.parameters()])))
+    monkeypatch.setattr(trainee, "configure_optimizers", lambda: optimizer)
+    assert train(trainee, tmp_path)
+    assert len(norms) == 3 and max(norms) <= LARGEST_NORM * (1 + 1e-4) and max(norms) > 0.9 * LARGEST_NORM
 
 
 def test_at_first_a_plain_network_learns_to_reproduce_its_input(model, monkeypatch):
