@@ -25,10 +25,12 @@ def test_the_committed_corrective_has_a_card_that_agrees_with_its_header():
         assert words in card, words
 
 
-def test_the_builder_fits_what_it_always_did_and_writes_a_card(pixel_folder, tmp_path):
+def test_the_builder_fits_what_it_always_did_and_writes_a_card(pixel_folder, tmp_path, monkeypatch):
     """The same blocks of images, captions, noise and t as a plain `fit_spectral` over the toy world."""
     models = Path(shutil.copytree(pixel_folder, tmp_path / "models"))
-    build_toybox.fit_corrective(build_toybox.Options(models=models, images=64))
+    assert build_toybox.CORRECTIVE_IMAGES == 2000  # of the committed one
+    monkeypatch.setattr(build_toybox, "CORRECTIVE_IMAGES", 64)
+    build_toybox.fit_corrective(build_toybox.Options(models=models, images=7))  # the denoiser's
     model = DiffusionModel.load(models)
     checkpoint = load_corrective(models / "corrective.safetensors", model)
     assert (checkpoint.training["data"], checkpoint.training["images"], checkpoint.training["seed"]) == ("toybox", 64, 3)
