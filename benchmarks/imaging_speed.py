@@ -54,6 +54,7 @@ class Options(ModelOptions):
 
 def optimisation(options: Options, model, batch: int) -> Callable[[], None]:
     """A function that takes one step of `batch` images."""
+    methods.check_inputs(options.method, options.corrective)
     recipe, side = Recipe(methods.CUSTOMARY_OMEGA[options.method], steps=10**9), model.image_size
     distillation = methods.build(options.method, model, options.corrective)
     run = Optimisation(distillation, recipe, [Job(PROMPT, seed) for seed in range(batch)], torch.full((batch, 3, side, side), GREY))

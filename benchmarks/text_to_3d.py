@@ -104,8 +104,9 @@ def main() -> None:
         with pool(options) as workers:
             for number, (run, error) in enumerate(zip(left, workers.imap(partial(execute, views=options.views), left)), 1):
                 print(f"[{number}/{len(left)}] {run.folder.name}: {'failed: ' + error if error else 'done'}", flush=True)
-    print(page.write(options.out))
     failed = [run for run in runs if not run.result.is_file()]
+    if len(failed) < len(runs):
+        print(page.write(options.out))
     if failed:
         raise SystemExit(f"{len(failed)} of {len(runs)} runs failed; see log.txt in their folders under {options.out}")
 

@@ -78,9 +78,8 @@ def method_rows(found: Sequence[dict[str, Any]]) -> list[tables.Row]:
         row: tables.Row = {"method": method, "runs": len(group)}
         one_precision = len({result.get("precision") for result in group}) == 1  # bfloat16 takes half the time
         for key, m in MEASURES.items():
-            if key == "seconds" and not one_precision:
-                continue
-            values = [(result[key] * m.scale, result["prompt"]) for result in group if result.get(key) is not None]
+            shown = one_precision or key != "seconds"
+            values = [(result[key] * m.scale, result["prompt"]) for result in group if shown and result.get(key) is not None]
             estimate = m.centre(*zip(*values)) if values else None
             row[m.heading] = round(estimate.value) if estimate and m.whole else estimate
         rows.append(row)

@@ -22,13 +22,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator, Sequence
 
-import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from imaging.console import read_json, slug
 from imaging.files import write_json
 from imaging.pictures import read_image, write_image
+from ministudio.utils.config import merge_config
+from ministudio.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -66,8 +67,13 @@ class Run:
         """What a result must have been made with to count as this run's: weights, and the configuration that the YAML and
         the overrides come to, but for what is varied."""
         words = [*self.overrides, *(f"{key}={value}" for key, value in self.varied)]
-        content = OmegaConf.merge(_load(self.config), OmegaConf.from_dotlist(words))
-        guidance = content.system.guidance
+        try:
+            content = merge_config(str(self.config), cli_args=words)
+        except UserError as error:
+            raise SystemExit(str(error)) from error
+        guidance = OmegaConf.select(content, "system.guidance") or {}
+        if not guidance.get("pretrained_model_name_or_path"):
+            raise SystemExit(f"{self.config}: no system.guidance.pretrained_model_name_or_path, so no run of score distillation")
         codes = {"weights_code": _weights_code(ROOT / str(guidance.pretrained_model_name_or_path))}
         if guidance.get("corrective"):  # not the one beside the model
             codes["corrective_code"] = _weights_code(ROOT / guidance.corrective)
@@ -89,17 +95,6 @@ def result_of(folder: Path) -> Path:
 def views_of(folder: Path) -> Path:
     """There when the run of a folder is done: the truth's turntable above its own."""
     return folder / "views.webp"
-
-
-def _load(config: Path) -> DictConfig:
-    """A configuration as it is written; `SystemExit` if it is none that a sweep can run."""
-    try:
-        content = OmegaConf.load(config)
-    except (OSError, yaml.YAMLError) as error:
-        raise SystemExit(f"{config}: {str(error).splitlines()[0]}") from error
-    if OmegaConf.select(content, "system.guidance.pretrained_model_name_or_path") is None:
-        raise SystemExit(f"{config}: no system.guidance.pretrained_model_name_or_path, so no run of score distillation")
-    return content
 
 
 @functools.lru_cache

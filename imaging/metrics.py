@@ -57,9 +57,10 @@ def measure(images: ImageSet, by: Yardstick) -> Row:
         raise UserError(f"'{missing[0]}' is not in the pool of R-precision; add it, or choose another --pool")
     features, similarity = judged(images, by)
     truth = torch.tensor([list(by.pool).index(caption) for caption in images.captions])
+    groups = images.groups
 
     def estimate(values: Tensor) -> Estimate:
-        return bootstrap.mean(values.double().numpy(), images.groups, by.seed)
+        return bootstrap.mean(values.double().numpy(), groups, by.seed)
 
     return {
         "set": images.name,

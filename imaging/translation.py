@@ -172,7 +172,8 @@ def train(module: Translation, folder: Path, every: int = 500, device: str | tor
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=[device.index or 0] if device.type == "cuda" else 1,
             max_steps=module.recipe.steps, max_epochs=-1, callbacks=[keeper], logger=CSVLogger(folder, "log"),
-            gradient_clip_val=LARGEST_NORM, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=20,
+            gradient_clip_val=LARGEST_NORM, log_every_n_steps=20,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
         trainer.fit(module, ckpt_path=str(checkpoint) if checkpoint.is_file() else None)
     return trainer.global_step >= module.recipe.steps
